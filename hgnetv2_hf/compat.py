@@ -1,0 +1,107 @@
+"""Every difference between Transformers 4.56 and 5.x that this package has to know, and nothing else."""
+
+import sys
+
+import torch
+from transformers.configuration_utils import PretrainedConfig
+from transformers.utils import is_torchvision_available
+
+
+try:  # 5.x
+    from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
+except ImportError:  # 4.56 and 5.0
+    from transformers.utils.backbone_utils import BackboneConfigMixin, BackboneMixin
+
+try:  # 5.x: leaves tensors alone that a checkpoint has filled
+    from transformers import initialization as init
+except ImportError:
+    from torch.nn import init
+
+
+__all__ = ["BackboneConfigMixin", "BackboneMixin", "PretrainedConfig", "init"]
+
+# Model types that can hold a backbone and exist in Transformers 5.3.0, the last release whose HGNetV2 ignores strides.
+# The list is closed: a type that came later came with strides.
+TYPES_OLDER_THAN_STRIDES = frozenset(
+    """
+    conditional_detr d_fine dab-detr deformable_detr depth_anything detr dpt edgetam edgetam_vision_model
+    grounding-dino lw_detr lw_detr_vit mask2former maskformer mm-grounding-dino omdet-turbo oneformer
+    pp_doclayout_v2 pp_doclayout_v3 prompt_depth_anything rt_detr rt_detr_v2 sam2 sam2_hiera_det_model
+    sam2_vision_model sam3 sam3_detr_decoder sam3_detr_encoder sam3_geometry_encoder sam3_mask_decoder
+    sam3_tracker_video sam3_vision_model sam3_vit_model table-transformer tvp upernet vitmatte vitpose zoedepth
+    """.split()
+)
+
+
+def align_out_features(config, out_features, out_indices):
+    """Sets both from either one. Raises ``ValueError`` for a stage that does not exist."""
+    out_features = list(out_features) if isinstance(out_features, tuple) else out_features
+    out_indices = list(out_indices) if isinstance(out_indices, tuple) else out_indices
+    if hasattr(config, "set_output_features_output_indices"):
+        config.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
+        return
+    from transformers.utils.backbone_utils import get_aligned_output_features_output_indices
+
+    config._out_features, config._out_indices = get_aligned_output_features_output_indices(
+        out_features=out_features, out_indices=out_indices, stage_names=config.stage_names
+    )
+
+
+def init_backbone(model):
+    """4.56 and 5.0 leave to each backbone what later versions do in ``BackboneMixin.__init__``."""
+    if hasattr(model, "_init_backbone"):
+        model._init_backbone(model.config)
+
+
+def enclosing_configuration(config):
+    """The configuration that is serialising ``config`` as one of its fields, or ``None``.
+
+    A configuration does not know who holds it, and what may be written depends on that (rule: never silently different).
+    The holder's ``to_dict`` is on the call stack, with itself as ``self``, in every Transformers version.
+    """
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_name == "to_dict":
+        holder = frame.f_locals.get("self")
+        if isinstance(holder, PretrainedConfig) and holder is not config:
+            return holder
+        frame = frame.f_back
+    return None
+
+
+def returns_dict(config, return_dict):
+    """Whether a forward returns a ``ModelOutput``; 4.56 has a ``torchscript`` switch that forbids it."""
+    if return_dict is not None:
+        return return_dict
+    return config.return_dict and not getattr(config, "torchscript", False)
+
+
+def torchvision_image_processor_base():
+    """The base class of torchvision image processors, or ``None`` without torchvision."""
+    if not is_torchvision_available():
+        return None
+    try:
+        from transformers.image_processing_backends import TorchvisionBackend as base
+    except ImportError:
+        from transformers.image_processing_utils_fast import BaseImageProcessorFast as base
+    return base
+
+
+def image_processor_entry(module, pil_class, torchvision_class):
+    """What ``IMAGE_PROCESSOR_MAPPING`` holds per configuration: a pair up to 5.3, a dictionary of backends since."""
+    if hasattr(module, "_resolve_backend"):
+        entry = {"pil": pil_class, "torchvision": torchvision_class}
+        return {backend: cls for backend, cls in entry.items() if cls is not None}
+    return (pil_class, torchvision_class)
+
+
+def image_processors_kept_on_pil(module):
+    """The list of image processor names that 5.x does not replace by their torchvision form unasked; ``None`` in 4.56."""
+    for name in ("DEFAULT_TO_PIL_BACKEND_IMAGE_PROCESSORS", "DEFAULT_TO_SLOW_IMAGE_PROCESSORS"):
+        if hasattr(module, name):
+            return getattr(module, name)
+    return None
+
+
+def as_torch_dtype(dtype):
+    """4.56 keeps a string where 5.x keeps a ``torch.dtype``."""
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype

@@ -1,0 +1,369 @@
+"""Configurations: ``hgnet_v2`` (what stock Transformers computes) and ``pp_hgnet_v2`` (what PaddleClas trained)."""
+
+import json
+import numbers
+from typing import TYPE_CHECKING
+
+from .compat import (
+    TYPES_OLDER_THAN_STRIDES,
+    BackboneConfigMixin,
+    PretrainedConfig,
+    align_out_features,
+    enclosing_configuration,
+)
+from .remote_code import AUTO_MAPS, SavesCode
+from .variants import STAGE_FIELDS, VARIANTS, architecture_fields, canonical_name
+
+
+if TYPE_CHECKING:  # names the other files for the loader of remote code (see remote_code.py)
+    from .image_processing_hgnetv2 import HGNetV2ImageProcessor  # noqa: F401
+    from .modeling_hgnetv2 import HGNetV2Model  # noqa: F401
+
+STEM_STRIDES = (2, 1, 1, 2, 1)
+
+
+class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
+    r"""
+    Configuration of HGNetV2 as Transformers computes it. Arguments, names and defaults are those of
+    `transformers.HGNetV2Config` (5.x); what it saves, every supported stock version computes the same or refuses.
+
+    Args:
+        num_channels (`int`, defaults to 3): channels of the input image.
+        embedding_size (`int`, defaults to 64): kept for compatibility; builds nothing.
+        depths (`list[int]`, defaults to `[3, 4, 6, 3]`): kept for compatibility; builds nothing.
+        hidden_sizes (`list[int]`, defaults to `[256, 512, 1024, 2048]`): kept for compatibility; the last entry is the
+            input width of the classifier's `fc`. Saved files hold the true widths in these three fields.
+        hidden_act (`str`, defaults to `"relu"`): activation of every block (stock applies it to the stem only, so a
+            configuration with another activation is saved as `pp_hgnet_v2`).
+        out_features (`list[str]`, *optional*): maps a backbone returns, of `"stem"`, `"stage1"`, …; the last by default.
+        out_indices (`list[int]`, *optional*): the same by index.
+        stem_channels (`list[int]`, defaults to `[3, 32, 48]`): input, middle and output width of the stem.
+        stem_strides (defaults to `[2, 1, 1, 2, 1]`): stride of `stem1`, `stem2a`, `stem2b`, `stem3`, `stem4`; each an
+            `int` or a pair (height, width).
+        stage_in_channels, stage_mid_channels, stage_out_channels (`list[int]`): widths per stage; their length is the
+            number of stages.
+        stage_num_blocks (`list[int]`): blocks per stage.
+        stage_downsample (`list[bool]`): whether a stage begins with a strided depthwise convolution.
+        stage_downsample_strides (defaults to 2 everywhere): its stride; each an `int` or a pair (height, width).
+        stage_light_block (`list[bool]`): pointwise + depthwise layers instead of dense convolutions.
+        stage_kernel_size (`list[int]`): odd kernel sizes.
+        stage_numb_of_layers (`list[int]`): layers per block.
+        use_learnable_affine_block (`bool`, defaults to `False`): LAB, a learned scale and bias after each activation.
+        initializer_range (`float`, defaults to 0.02): standard deviation of initial weights, as in stock Transformers.
+
+    Unknown keys are kept and ignored, as in stock Transformers.
+
+    Raises:
+        `ValueError`: a field cannot build a network; the message names the field.
+    """
+
+    model_type = "hgnet_v2"
+
+    def __init__(
+        self,
+        num_channels=3,
+        embedding_size=64,
+        depths=(3, 4, 6, 3),
+        hidden_sizes=(256, 512, 1024, 2048),
+        hidden_act="relu",
+        out_features=None,
+        out_indices=None,
+        stem_channels=(3, 32, 48),
+        stage_in_channels=(48, 128, 512, 1024),
+        stage_mid_channels=(48, 96, 192, 384),
+        stage_out_channels=(128, 512, 1024, 2048),
+        stage_num_blocks=(1, 1, 3, 1),
+        stage_downsample=(False, True, True, True),
+        stage_light_block=(False, False, True, True),
+        stage_kernel_size=(3, 3, 5, 5),
+        stage_numb_of_layers=(6, 6, 6, 6),
+        use_learnable_affine_block=False,
+        initializer_range=0.02,
+        stem_strides=STEM_STRIDES,
+        stage_downsample_strides=(2, 2, 2, 2),
+        **kwargs,
+    ):
+        for derived in ("stage_names", "model_type"):  # a saved file holds them; they follow from the rest
+            kwargs.pop(derived, None)
+        super().__init__(**kwargs)
+        self.num_channels = num_channels
+        self.embedding_size = embedding_size
+        self.depths = _as_list(depths)
+        self.hidden_sizes = _as_list(hidden_sizes)
+        self.hidden_act = hidden_act
+        self.stem_channels = _as_list(stem_channels)
+        self.stem_strides = _as_list(stem_strides)
+        self.stage_in_channels = _as_list(stage_in_channels)
+        self.stage_mid_channels = _as_list(stage_mid_channels)
+        self.stage_out_channels = _as_list(stage_out_channels)
+        self.stage_num_blocks = _as_list(stage_num_blocks)
+        self.stage_downsample = _as_list(stage_downsample)
+        self.stage_downsample_strides = _as_list(stage_downsample_strides)
+        self.stage_light_block = _as_list(stage_light_block)
+        self.stage_kernel_size = _as_list(stage_kernel_size)
+        self.stage_numb_of_layers = _as_list(stage_numb_of_layers)
+        self.use_learnable_affine_block = use_learnable_affine_block
+        self.initializer_range = initializer_range
+        if self.stage_downsample_strides == [2, 2, 2, 2] and isinstance(self.stage_in_channels, list):
+            self.stage_downsample_strides = [2] * len(self.stage_in_channels)
+        self.check_architecture()
+        self.stage_names = ["stem"] + [f"stage{i + 1}" for i in range(len(self.stage_in_channels))]
+        align_out_features(self, out_features, out_indices)
+
+    @classmethod
+    def from_variant(cls, variant, **kwargs):
+        """
+        Configuration of a published architecture.
+
+        Args:
+            variant (`str`): `"b0"` … `"b6"`, `"l"` (= b4), `"x"` (= b5), `"h"` (= b6), `"pico"`, `"femto"`, `"atto"`.
+            kwargs: any configuration argument; overrides the variant's.
+
+        Raises:
+            `ValueError`: there is no such variant.
+        """
+        fields = {**architecture_fields(variant), **kwargs}
+        config = cls(**fields)
+        config.set_compatibility_fields()
+        return config
+
+    @property
+    def stem_pool_padding(self):
+        """Value that pads the stem's max-pool on the right and at the bottom: zero, as in Transformers."""
+        return 0.0
+
+    def check_architecture(self):
+        """Raises ``ValueError`` naming the first field that cannot build a network."""
+        from transformers.activations import ACT2FN
+
+        stages = len(self.stage_in_channels) if isinstance(self.stage_in_channels, list) else 0
+        _require(stages > 0, "stage_in_channels", self.stage_in_channels, "a list with one width per stage")
+        for field in STAGE_FIELDS:
+            value = getattr(self, field)
+            is_bool = field in ("stage_downsample", "stage_light_block")
+            kind = "true or false" if is_bool else "a whole number"
+            accepts = _is_bool if is_bool else _is_count if field == "stage_numb_of_layers" else _is_positive
+            _require(
+                isinstance(value, list) and len(value) == stages and all(map(accepts, value)),
+                field,
+                value,
+                f"a list with {kind} for each of the {stages} stages of stage_in_channels",
+            )
+        _require(_is_positive(self.num_channels), "num_channels", self.num_channels, "a positive whole number")
+        _require(
+            isinstance(self.stem_channels, list)
+            and len(self.stem_channels) == 3
+            and all(map(_is_positive, self.stem_channels)),
+            "stem_channels",
+            self.stem_channels,
+            "three positive whole numbers (input, middle, output)",
+        )
+        _require(self.stem_channels[1] > 1, "stem_channels", self.stem_channels, "a middle width of at least 2")
+        _require(
+            self.stem_channels[0] == self.num_channels,
+            "stem_channels",
+            self.stem_channels,
+            f"a first width equal to num_channels ({self.num_channels})",
+        )
+        widths = [self.stem_channels[2], *self.stage_out_channels]
+        for i, (given, expected) in enumerate(zip(self.stage_in_channels, widths)):
+            before = "the stem's output" if i == 0 else f"stage_out_channels of stage {i}"
+            _require(
+                given == expected,
+                "stage_in_channels",
+                self.stage_in_channels,
+                f"{expected} for stage {i + 1}, {before}",
+            )
+        _require(
+            all(width > 1 for width in self.stage_out_channels),
+            "stage_out_channels",
+            self.stage_out_channels,
+            "widths above 1",
+        )
+        _require(
+            all(size % 2 for size in self.stage_kernel_size),
+            "stage_kernel_size",
+            self.stage_kernel_size,
+            "odd kernel sizes",
+        )
+        _require(
+            isinstance(self.stem_strides, list)
+            and len(self.stem_strides) == 5
+            and all(map(_is_stride, self.stem_strides)),
+            "stem_strides",
+            self.stem_strides,
+            "five strides, each a positive whole number or a pair of them",
+        )
+        _require(
+            all(_pair(stride) == (1, 1) for stride in self.stem_strides[1:3]),
+            "stem_strides",
+            self.stem_strides,
+            "stride 1 for stem2a and stem2b, whose maps are joined with an undivided one",
+        )
+        _require(
+            isinstance(self.stage_downsample_strides, list)
+            and len(self.stage_downsample_strides) >= stages
+            and all(map(_is_stride, self.stage_downsample_strides)),
+            "stage_downsample_strides",
+            self.stage_downsample_strides,
+            f"a positive whole number or a pair of them for each of the {stages} stages",
+        )
+        _require(
+            isinstance(self.hidden_act, str) and self.hidden_act in ACT2FN,
+            "hidden_act",
+            self.hidden_act,
+            "the name of an activation in transformers.activations.ACT2FN",
+        )
+        _require(
+            _is_bool(self.use_learnable_affine_block),
+            "use_learnable_affine_block",
+            self.use_learnable_affine_block,
+            "true or false",
+        )
+        _require(
+            isinstance(self.initializer_range, numbers.Real) and self.initializer_range >= 0,
+            "initializer_range",
+            self.initializer_range,
+            "a number that is not negative",
+        )
+
+    def check_classifier(self):
+        """Raises ``ValueError`` when ``fc`` would not fit the last stage."""
+        _require(
+            isinstance(self.hidden_sizes, list) and self.hidden_sizes[-1:] == self.stage_out_channels[-1:],
+            "hidden_sizes",
+            self.hidden_sizes,
+            f"a last entry equal to the width of the last stage ({self.stage_out_channels[-1]}), which fc receives",
+        )
+
+    def set_compatibility_fields(self):
+        """Derives ``embedding_size``, ``hidden_sizes`` and ``depths`` from the widths: stock reads ``channels`` from them."""
+        self.embedding_size = self.stem_channels[2]
+        self.hidden_sizes = list(self.stage_out_channels)
+        self.depths = list(self.stage_num_blocks)
+
+    def has_default_strides(self):
+        strides = [_pair(stride) for stride in self.stem_strides]
+        downsample = zip(self.stage_downsample, self.stage_downsample_strides)
+        return strides == [_pair(stride) for stride in STEM_STRIDES] and all(
+            _pair(stride) == (2, 2) for used, stride in downsample if used
+        )
+
+    def to_dict(self):
+        output = super().to_dict()
+        output.pop("auto_map", None)  # belongs to a folder, never to a backbone inside a detector's file
+        output["embedding_size"] = self.stem_channels[2]
+        output["hidden_sizes"] = list(self.stage_out_channels)
+        output["depths"] = list(self.stage_num_blocks)
+        holder = enclosing_configuration(self)
+        if holder is not None and self._stock_differs(inside=holder.model_type):
+            self._write_as_pp_hgnet_v2(output)
+        return output
+
+    def to_json_string(self, use_diff=True):
+        """The content of ``config.json``."""
+        output = json.loads(super().to_json_string(use_diff=use_diff))
+        if self._stock_differs(inside=None):
+            self._write_as_pp_hgnet_v2(output)
+        output["auto_map"] = AUTO_MAPS[output["model_type"]]
+        return json.dumps(output, indent=2, sort_keys=True) + "\n"
+
+    def _stock_differs(self, inside):
+        """Whether some supported stock version that opens the file would compute something else without an error."""
+        if self.hidden_act != "relu":
+            return True
+        return not self.has_default_strides() and (inside is None or inside in TYPES_OLDER_THAN_STRIDES)
+
+    def _write_as_pp_hgnet_v2(self, output):
+        output.update(model_type="pp_hgnet_v2", use_last_conv=False, pool_padding="zero", dropout_prob=0.0)
+        if output.get("architectures"):
+            output["architectures"] = [f"PP{name.removeprefix('PP')}" for name in output["architectures"]]
+
+
+class PPHGNetV2Config(HGNetV2Config):
+    r"""
+    Configuration of the network that PaddleClas trained. Stock Transformers refuses its model type, `pp_hgnet_v2`.
+
+    Takes every argument of [`HGNetV2Config`] and
+
+    Args:
+        use_last_conv (`bool`, defaults to `True`): the head's 1×1 convolution between pooling and `fc`.
+        class_expand (`int`, defaults to 2048): its output width.
+        dropout_prob (`float`, defaults to 0.0): Paddle's `downscale_in_infer` dropout before `fc`: training drops without
+            rescaling, evaluation multiplies by `1 - dropout_prob`.
+        pool_padding (`"same"` or `"zero"`, defaults to `"same"`): what pads the stem's max-pool. `"same"` never wins
+            (Paddle); `"zero"` is what timm, D-FINE, RT-DETRv2 and Transformers do. They differ only where a stem
+            activation is negative, as LAB can make it.
+
+    Source: PaddleClas `ppcls/arch/backbone/legendary_models/pp_hgnet_v2.py`, class `PPHGNetV2`.
+    """
+
+    model_type = "pp_hgnet_v2"
+
+    def __init__(self, use_last_conv=True, class_expand=2048, dropout_prob=0.0, pool_padding="same", **kwargs):
+        self.use_last_conv = use_last_conv
+        self.class_expand = class_expand
+        self.dropout_prob = dropout_prob
+        self.pool_padding = pool_padding
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_variant(cls, variant, **kwargs):
+        name = canonical_name(variant)
+        if len(VARIANTS[name].stages) < 4:
+            raise ValueError(
+                f"Variant {name!r} is a backbone with three stages and no PaddleClas classifier exists for it; "
+                f'use HGNetV2Config.from_variant("{name}").'
+            )
+        if "id2label" not in kwargs:
+            kwargs.setdefault("num_labels", 1000)
+        return super().from_variant(name, **kwargs)
+
+    @property
+    def stem_pool_padding(self):
+        """Value that pads the stem's max-pool on the right and at the bottom."""
+        return float("-inf") if self.pool_padding == "same" else 0.0
+
+    def check_architecture(self):
+        super().check_architecture()
+        _require(_is_bool(self.use_last_conv), "use_last_conv", self.use_last_conv, "true or false")
+        _require(_is_positive(self.class_expand), "class_expand", self.class_expand, "a positive whole number")
+        _require(
+            isinstance(self.dropout_prob, numbers.Real) and 0 <= self.dropout_prob < 1,
+            "dropout_prob",
+            self.dropout_prob,
+            "a probability of at least 0 and below 1",
+        )
+        _require(self.pool_padding in ("same", "zero"), "pool_padding", self.pool_padding, '"same" or "zero"')
+
+    def _stock_differs(self, inside):
+        return False  # stock refuses pp_hgnet_v2 as it is
+
+
+def _require(condition, field, value, expected):
+    if not condition:
+        raise ValueError(f"`{field}` cannot build an HGNetV2: got {value!r}, expected {expected}.")
+
+
+def _as_list(value):
+    return [_as_list(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _is_bool(value):
+    return isinstance(value, bool)
+
+
+def _is_count(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 0
+
+
+def _is_positive(value):
+    return _is_count(value) and value > 0
+
+
+def _is_stride(value):
+    return _is_positive(value) or (isinstance(value, list) and len(value) == 2 and all(map(_is_positive, value)))
+
+
+def _pair(stride):
+    return tuple(stride) if isinstance(stride, (list, tuple)) else (stride, stride)

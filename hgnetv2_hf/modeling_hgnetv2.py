@@ -1,0 +1,445 @@
+"""PP-HGNetV2, from the smallest block to the whole models.
+
+The trunk keeps the order of operations and the tensor names of Transformers' ``hgnet_v2``, so the same weights give the
+same bits. The head of ``PPHGNetV2ForImageClassification`` is PaddleClas's (``pp_hgnet_v2.py``, class ``PPHGNetV2``).
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BackboneOutput,
+    BaseModelOutputWithPoolingAndNoAttention,
+    ImageClassifierOutputWithNoAttention,
+)
+from transformers.modeling_utils import PreTrainedModel
+
+from .compat import BackboneMixin, init, init_backbone, returns_dict
+from .configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+
+
+if TYPE_CHECKING:  # names the other files for the loader of remote code (see remote_code.py)
+    from .image_processing_hgnetv2 import HGNetV2ImageProcessor  # noqa: F401
+    from .remote_code import AUTO_MAPS  # noqa: F401
+    from .variants import VARIANTS  # noqa: F401
+
+
+class HGNetV2LearnableAffineBlock(nn.Module):
+    """LAB: one learned scale and one learned bias for a whole activation map."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([1.0]))
+        self.bias = nn.Parameter(torch.tensor([0.0]))
+
+    def forward(self, hidden_state):
+        return self.scale * hidden_state + self.bias
+
+
+class HGNetV2DropPath(nn.Module):
+    """Stochastic depth: while training, drops the whole branch of a sample with probability ``drop_prob``."""
+
+    def __init__(self, drop_prob):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, hidden_state):
+        if not self.training or self.drop_prob == 0.0:
+            return hidden_state
+        keep_prob = 1.0 - self.drop_prob
+        keep = hidden_state.new_empty((hidden_state.shape[0], 1, 1, 1)).bernoulli_(keep_prob)
+        return hidden_state * (keep / keep_prob)
+
+    def extra_repr(self):
+        return f"drop_prob={self.drop_prob}"
+
+
+class PPHGNetV2Dropout(nn.Module):
+    """Paddle's dropout in mode ``downscale_in_infer``: drops without rescaling, and evaluation multiplies by ``1 - p``."""
+
+    def __init__(self, drop_prob):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, hidden_state):
+        if self.drop_prob == 0.0:
+            return hidden_state
+        if self.training:
+            return hidden_state * torch.empty_like(hidden_state).bernoulli_(1.0 - self.drop_prob)
+        return hidden_state * (1.0 - self.drop_prob)
+
+    def extra_repr(self):
+        return f"drop_prob={self.drop_prob}"
+
+
+class HGNetV2ConvLayer(nn.Module):
+    """Convolution, batch norm and, unless ``activation`` is ``None``, activation and LAB."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, groups=1, activation="relu", lab=False):
+        super().__init__()
+        self.convolution = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=tuple(stride) if isinstance(stride, list) else stride,
+            groups=groups,
+            padding=(kernel_size - 1) // 2,
+            bias=False,
+        )
+        self.normalization = nn.BatchNorm2d(out_channels)
+        self.activation = ACT2FN[activation] if activation is not None else nn.Identity()
+        self.lab = HGNetV2LearnableAffineBlock() if activation is not None and lab else nn.Identity()
+        self.convolution.is_followed_by_activation = activation is not None
+
+    def forward(self, hidden_state):
+        hidden_state = self.convolution(hidden_state)
+        hidden_state = self.normalization(hidden_state)
+        hidden_state = self.activation(hidden_state)
+        return self.lab(hidden_state)
+
+
+class HGNetV2ConvLayerLight(nn.Module):
+    """A pointwise convolution without activation, then a depthwise one with it."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, activation, lab):
+        super().__init__()
+        self.conv1 = HGNetV2ConvLayer(in_channels, out_channels, kernel_size=1, activation=None)
+        self.conv2 = HGNetV2ConvLayer(
+            out_channels, out_channels, kernel_size, groups=out_channels, activation=activation, lab=lab
+        )
+
+    def forward(self, hidden_state):
+        return self.conv2(self.conv1(hidden_state))
+
+
+class HGNetV2Embeddings(nn.Module):
+    """The stem: (batch, num_channels, H, W) to (batch, stem_channels[2], H / 4, W / 4) with the default strides."""
+
+    def __init__(self, config):
+        super().__init__()
+        in_channels, mid_channels, out_channels = config.stem_channels
+        strides = config.stem_strides
+        block = {"activation": config.hidden_act, "lab": config.use_learnable_affine_block}
+        self.stem1 = HGNetV2ConvLayer(in_channels, mid_channels, 3, stride=strides[0], **block)
+        self.stem2a = HGNetV2ConvLayer(mid_channels, mid_channels // 2, 2, stride=strides[1], **block)
+        self.stem2b = HGNetV2ConvLayer(mid_channels // 2, mid_channels, 2, stride=strides[2], **block)
+        self.stem3 = HGNetV2ConvLayer(mid_channels * 2, mid_channels, 3, stride=strides[3], **block)
+        self.stem4 = HGNetV2ConvLayer(mid_channels, out_channels, 1, stride=strides[4], **block)
+        self.pool = nn.MaxPool2d(kernel_size=2, stride=1, ceil_mode=True)
+        self.pool_padding = config.stem_pool_padding
+        self.num_channels = config.num_channels
+
+    def forward(self, pixel_values):
+        if pixel_values is None:
+            raise ValueError("`pixel_values` is required: a tensor of shape (batch, channels, height, width).")
+        if pixel_values.shape[1] != self.num_channels:
+            raise ValueError(
+                f"`pixel_values` has {pixel_values.shape[1]} channels in dimension 1; `num_channels` of the configuration "
+                f"is {self.num_channels}."
+            )
+        stem1 = self.stem1(pixel_values)
+        embedding = F.pad(stem1, (0, 1, 0, 1))
+        branch = self.stem2a(embedding)
+        branch = F.pad(branch, (0, 1, 0, 1))
+        branch = self.stem2b(branch)
+        if self.pool_padding != 0.0:
+            embedding = F.pad(stem1, (0, 1, 0, 1), value=self.pool_padding)
+        pooled = self.pool(embedding)
+        embedding = torch.cat([pooled, branch], dim=1)
+        embedding = self.stem3(embedding)
+        return self.stem4(embedding)
+
+
+class HGNetV2BasicLayer(GradientCheckpointingLayer):
+    """A block: layers in sequence, all their maps concatenated, squeezed and excited by two 1×1 convolutions."""
+
+    def __init__(
+        self, in_channels, mid_channels, out_channels, num_layers, kernel_size, light_block, residual, activation, lab
+    ):
+        super().__init__()
+        self.residual = residual
+        layer_class = HGNetV2ConvLayerLight if light_block else HGNetV2ConvLayer
+        self.layers = nn.ModuleList(
+            layer_class(
+                in_channels if i == 0 else mid_channels, mid_channels, kernel_size, activation=activation, lab=lab
+            )
+            for i in range(num_layers)
+        )
+        total_channels = in_channels + num_layers * mid_channels
+        self.aggregation = nn.Sequential(
+            HGNetV2ConvLayer(total_channels, out_channels // 2, 1, activation=activation, lab=lab),
+            HGNetV2ConvLayer(out_channels // 2, out_channels, 1, activation=activation, lab=lab),
+        )
+        self.drop_path = nn.Identity()
+
+    def forward(self, hidden_state):
+        identity = hidden_state
+        outputs = [hidden_state]
+        for layer in self.layers:
+            hidden_state = layer(hidden_state)
+            outputs.append(hidden_state)
+        hidden_state = torch.cat(outputs, dim=1)
+        hidden_state = self.aggregation(hidden_state)
+        if self.residual:
+            hidden_state = self.drop_path(hidden_state) + identity
+        return hidden_state
+
+
+class HGNetV2Stage(nn.Module):
+    """An optional downsampling convolution, then blocks; all but the first are residual."""
+
+    def __init__(self, config, index):
+        super().__init__()
+        in_channels = config.stage_in_channels[index]
+        out_channels = config.stage_out_channels[index]
+        if config.stage_downsample[index]:
+            stride = config.stage_downsample_strides[index]
+            self.downsample = HGNetV2ConvLayer(
+                in_channels, in_channels, 3, stride=stride, groups=in_channels, activation=None
+            )
+        else:
+            self.downsample = nn.Identity()
+        self.blocks = nn.ModuleList(
+            HGNetV2BasicLayer(
+                in_channels if i == 0 else out_channels,
+                config.stage_mid_channels[index],
+                out_channels,
+                num_layers=config.stage_numb_of_layers[index],
+                kernel_size=config.stage_kernel_size[index],
+                light_block=config.stage_light_block[index],
+                residual=i != 0,
+                activation=config.hidden_act,
+                lab=config.use_learnable_affine_block,
+            )
+            for i in range(config.stage_num_blocks[index])
+        )
+
+    def forward(self, hidden_state):
+        hidden_state = self.downsample(hidden_state)
+        for block in self.blocks:
+            hidden_state = block(hidden_state)
+        return hidden_state
+
+
+class HGNetV2Encoder(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.stages = nn.ModuleList(HGNetV2Stage(config, i) for i in range(len(config.stage_in_channels)))
+
+    def forward(self, hidden_state):
+        """The stem's map and the map after each stage, as a tuple."""
+        hidden_states = (hidden_state,)
+        for stage in self.stages:
+            hidden_state = stage(hidden_state)
+            hidden_states += (hidden_state,)
+        return hidden_states
+
+
+class HGNetV2PreTrainedModel(PreTrainedModel):
+    config_class = HGNetV2Config
+    base_model_prefix = "hgnetv2"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["HGNetV2BasicLayer"]
+
+    def __init__(self, config, *args, **kwargs):
+        if not hasattr(config, "check_architecture"):  # stock's own configuration class
+            config = self.config_class.from_dict(config.to_dict())
+        config.check_architecture()
+        super().__init__(config, *args, **kwargs)
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, HGNetV2LearnableAffineBlock):
+            init.ones_(module.scale)
+            init.zeros_(module.bias)
+        elif "BatchNorm" in type(module).__name__:  # by name: detectors put their frozen batch norm in its place
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+
+
+class PaddleClasInitialization:
+    """Kaiming-normal convolutions as PaddleClas starts them, with gain 1 where no activation follows."""
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d):
+            followed = getattr(module, "is_followed_by_activation", True)
+            init.kaiming_normal_(module.weight, nonlinearity="relu" if followed else "linear")
+
+
+class HGNetV2Model(HGNetV2PreTrainedModel):
+    """The trunk with global average pooling on top."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^fc\.", r"^last_conv\.", r"^lab\."]
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embedder = HGNetV2Embeddings(self.config)
+        self.encoder = HGNetV2Encoder(self.config)
+        self.pooler = nn.AdaptiveAvgPool2d((1, 1))
+        self.post_init()
+
+    def forward(self, pixel_values=None, output_hidden_states=None, return_dict=None, **kwargs):
+        r"""
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`): normalised images.
+            output_hidden_states (`bool`, *optional*): also return the maps of the stem and of every stage.
+            return_dict (`bool`, *optional*): a `ModelOutput` (default) or a tuple.
+
+        Returns:
+            `BaseModelOutputWithPoolingAndNoAttention`: `last_hidden_state` `(batch, width, height / 32, width / 32)`,
+            `pooler_output` `(batch, width)`, and `hidden_states` if asked for.
+        """
+        return_dict = returns_dict(self.config, return_dict)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        hidden_states = self.encoder(self.embedder(pixel_values))
+        output = BaseModelOutputWithPoolingAndNoAttention(
+            last_hidden_state=hidden_states[-1],
+            pooler_output=self.pooler(hidden_states[-1]).flatten(1),
+            hidden_states=hidden_states if output_hidden_states else None,
+        )
+        return output if return_dict else output.to_tuple()
+
+
+class HGNetV2Backbone(BackboneMixin, HGNetV2PreTrainedModel):
+    """The trunk as a backbone: returns the maps that ``config.out_features`` names."""
+
+    has_attentions = False
+    _keys_to_ignore_on_load_unexpected = [r"^fc\.", r"^last_conv\.", r"^lab\."]
+
+    def __init__(self, config):
+        super().__init__(config)
+        init_backbone(self)
+        self.num_features = [self.config.stem_channels[2], *self.config.stage_out_channels]
+        self.embedder = HGNetV2Embeddings(self.config)
+        self.encoder = HGNetV2Encoder(self.config)
+        self.post_init()
+
+    def forward(self, pixel_values=None, output_hidden_states=None, return_dict=None, **kwargs):
+        r"""
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`): normalised images.
+            output_hidden_states (`bool`, *optional*): also return the maps of the stem and of every stage.
+            return_dict (`bool`, *optional*): a `ModelOutput` (default) or a tuple.
+
+        Returns:
+            `BackboneOutput`: `feature_maps`, one `(batch, width, height, width)` tensor per entry of `out_features`.
+        """
+        return_dict = returns_dict(self.config, return_dict)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        hidden_states = self.encoder(self.embedder(pixel_values))
+        feature_maps = tuple(hidden_states[i] for i, name in enumerate(self.stage_names) if name in self.out_features)
+        if not return_dict:
+            return (feature_maps, hidden_states) if output_hidden_states else (feature_maps,)
+        return BackboneOutput(
+            feature_maps=feature_maps, hidden_states=hidden_states if output_hidden_states else None, attentions=None
+        )
+
+
+class HGNetV2ForImageClassification(HGNetV2PreTrainedModel):
+    """Transformers' own head: a linear layer on the pooled features. PaddleClas's is `PPHGNetV2ForImageClassification`."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.config.check_classifier()
+        self.num_labels = self.config.num_labels
+        self.embedder = HGNetV2Embeddings(self.config)
+        self.encoder = HGNetV2Encoder(self.config)
+        self.avg_pool = nn.AdaptiveAvgPool2d((1, 1))
+        self.flatten = nn.Flatten()
+        self.fc = self._linear(self.config.stage_out_channels[-1])
+        self.post_init()
+
+    def _linear(self, in_features):
+        return nn.Linear(in_features, self.num_labels) if self.num_labels > 0 else nn.Identity()
+
+    def _head(self, feature_map):
+        """(batch, width, height, width) to logits (batch, num_labels)."""
+        return self.fc(self.flatten(self.avg_pool(feature_map)))
+
+    def forward(self, pixel_values=None, labels=None, output_hidden_states=None, return_dict=None, **kwargs):
+        r"""
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`): normalised images.
+            labels (*optional*): class indices `(batch,)` for cross entropy, floats `(batch, num_labels)` in 0…1 for the
+                multi-label loss, floats `(batch,)` for regression with one label.
+            output_hidden_states (`bool`, *optional*): also return the maps of the stem and of every stage.
+            return_dict (`bool`, *optional*): a `ModelOutput` (default) or a tuple.
+
+        Returns:
+            `ImageClassifierOutputWithNoAttention`: `logits` `(batch, num_labels)`, `loss` and `hidden_states`.
+        """
+        return_dict = returns_dict(self.config, return_dict)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        hidden_states = self.encoder(self.embedder(pixel_values))
+        logits = self._head(hidden_states[-1])
+        output = ImageClassifierOutputWithNoAttention(
+            loss=self.loss_function(labels, logits, self.config) if labels is not None else None,
+            logits=logits,
+            hidden_states=hidden_states if output_hidden_states else None,
+        )
+        return output if return_dict else output.to_tuple()
+
+
+class PPHGNetV2Model(PaddleClasInitialization, HGNetV2Model):
+    """The trunk as PaddleClas computes it, with global average pooling on top."""
+
+    config_class = PPHGNetV2Config
+
+
+class PPHGNetV2Backbone(PaddleClasInitialization, HGNetV2Backbone):
+    """The trunk as PaddleClas computes it, as a backbone."""
+
+    config_class = PPHGNetV2Config
+
+
+class PPHGNetV2ForImageClassification(PaddleClasInitialization, HGNetV2ForImageClassification):
+    """PaddleClas's classifier: average pool, 1×1 convolution without bias, ReLU, LAB, dropout, linear layer."""
+
+    config_class = PPHGNetV2Config
+
+    def __init__(self, config):
+        HGNetV2PreTrainedModel.__init__(self, config)
+        self.num_labels = self.config.num_labels
+        self.embedder = HGNetV2Embeddings(self.config)
+        self.encoder = HGNetV2Encoder(self.config)
+        self.avg_pool = nn.AdaptiveAvgPool2d((1, 1))
+        width = self.config.stage_out_channels[-1]
+        if self.config.use_last_conv:
+            self.last_conv = nn.Conv2d(width, self.config.class_expand, kernel_size=1, bias=False)
+            self.act = ACT2FN[self.config.hidden_act]
+            self.lab = HGNetV2LearnableAffineBlock() if self.config.use_learnable_affine_block else nn.Identity()
+            self.dropout = PPHGNetV2Dropout(self.config.dropout_prob)
+            width = self.config.class_expand
+        self.flatten = nn.Flatten()
+        self.fc = self._linear(width)
+        self.post_init()
+
+    def _head(self, feature_map):
+        """(batch, width, height, width) to logits (batch, num_labels)."""
+        pooled = self.avg_pool(feature_map)
+        if self.config.use_last_conv:
+            pooled = self.dropout(self.lab(self.act(self.last_conv(pooled))))
+        return self.fc(self.flatten(pooled))
+
+
+__all__ = [
+    "HGNetV2Backbone",
+    "HGNetV2ForImageClassification",
+    "HGNetV2Model",
+    "HGNetV2PreTrainedModel",
+    "PPHGNetV2Backbone",
+    "PPHGNetV2ForImageClassification",
+    "PPHGNetV2Model",
+]

@@ -1,0 +1,119 @@
+"""Where this package takes its place in Transformers' Auto classes.
+
+The Auto modules take seconds to import, so registration waits for whoever imports them. Model classes are entered the way
+Transformers enters its own: by name, with the module to find them in, so that they too are imported only when used.
+"""
+
+import sys
+
+import wrapt
+
+
+PACKAGE = __name__.partition(".")[0]
+CONFIGURATIONS = {"hgnet_v2": "HGNetV2Config", "pp_hgnet_v2": "PPHGNetV2Config"}
+MODELS = {
+    "MODEL_MAPPING": {"hgnet_v2": "HGNetV2Model", "pp_hgnet_v2": "PPHGNetV2Model"},
+    "MODEL_FOR_BACKBONE_MAPPING": {"hgnet_v2": "HGNetV2Backbone", "pp_hgnet_v2": "PPHGNetV2Backbone"},
+    "BACKBONE_MAPPING": {"hgnet_v2": "HGNetV2Backbone", "pp_hgnet_v2": "PPHGNetV2Backbone"},
+    "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING": {
+        "hgnet_v2": "HGNetV2ForImageClassification",
+        "pp_hgnet_v2": "PPHGNetV2ForImageClassification",
+    },
+}
+
+_active = False
+_hooked = False
+_registered = set()  # Auto modules that hold our entries
+_undo = []  # what puts back the entries that were found
+
+
+def register():
+    """Registers with AutoConfig, AutoModel, AutoBackbone, AutoModelForImageClassification and AutoImageProcessor.
+
+    Stock's own ``transformers.HGNetV2Config`` then builds this package's models too. Calling it twice does no harm.
+    """
+    global _active, _hooked
+    _active = True
+    for name in _REGISTER_IN:
+        if _hooked and name in sys.modules:
+            _on_import(sys.modules[name])
+        elif not _hooked:
+            wrapt.register_post_import_hook(_on_import, name)
+    _hooked = True
+
+
+def unregister():
+    """Puts back exactly the entries that ``register`` found. Calling it twice does no harm; existing objects keep working."""
+    global _active
+    _active = False
+    while _undo:
+        _undo.pop()()
+    _registered.clear()
+
+
+def _on_import(module):
+    if _active and module.__name__ not in _registered:
+        _registered.add(module.__name__)
+        _REGISTER_IN[module.__name__](module)
+
+
+def _register_configurations(module):
+    mapping = module.CONFIG_MAPPING
+    for model_type, name in CONFIGURATIONS.items():
+        _put(mapping._mapping, model_type, name)
+        _put(mapping._modules, model_type, sys.modules[PACKAGE])
+        _remove(mapping._extra_content, model_type)
+    if hasattr(module, "MODEL_NAMES_MAPPING"):  # 4.56 and early 5.x list their models' names in docstrings
+        _put(module.MODEL_NAMES_MAPPING, "pp_hgnet_v2", "PP-HGNetV2")
+
+
+def _register_models(module):
+    for mapping_name, classes in MODELS.items():
+        mapping = getattr(module, mapping_name, None)
+        if mapping is None:
+            continue
+        for model_type, name in classes.items():
+            _put(mapping._config_mapping, model_type, CONFIGURATIONS[model_type])
+            _put(mapping._reverse_config_mapping, CONFIGURATIONS[model_type], model_type)
+            _put(mapping._model_mapping, model_type, name)
+            _put(mapping._modules, model_type, sys.modules[PACKAGE])
+        for config_class in list(mapping._extra_content):
+            if config_class.__name__ in CONFIGURATIONS.values():
+                _remove(mapping._extra_content, config_class)
+
+
+def _register_image_processors(module):
+    from . import compat
+    from .configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+    from .image_processing_hgnetv2 import HGNetV2ImageProcessor, HGNetV2ImageProcessorFast
+
+    torchvision_form = HGNetV2ImageProcessorFast if compat.torchvision_image_processor_base() else None
+    entry = compat.image_processor_entry(module, HGNetV2ImageProcessor, torchvision_form)
+    for config_class in (HGNetV2Config, PPHGNetV2Config):
+        _put(module.IMAGE_PROCESSOR_MAPPING._extra_content, config_class, entry)
+    kept_on_pil = compat.image_processors_kept_on_pil(module)
+    if kept_on_pil is not None:
+        kept_on_pil.append(HGNetV2ImageProcessor.__name__)
+        _undo.append(lambda: kept_on_pil.remove(HGNetV2ImageProcessor.__name__))
+
+
+_REGISTER_IN = {
+    "transformers.models.auto.configuration_auto": _register_configurations,
+    "transformers.models.auto.modeling_auto": _register_models,
+    "transformers.models.auto.image_processing_auto": _register_image_processors,
+}
+
+
+def _put(mapping, key, value):
+    if key in mapping:
+        found = mapping[key]
+        _undo.append(lambda: mapping.__setitem__(key, found))
+    else:
+        _undo.append(lambda: mapping.pop(key, None))
+    mapping[key] = value
+
+
+def _remove(mapping, key):
+    if key in mapping:
+        found = mapping.pop(key)
+        _undo.append(lambda: mapping.__setitem__(key, found))

@@ -1,0 +1,61 @@
+"""Folders that load on a machine without this package (``trust_remote_code=True``).
+
+Every folder that holds this package's model or image processor also carries the source files named here and an
+``auto_map`` that points to them, whoever writes it: ``convert``, ``save_pretrained``, ``Trainer`` or ``push_to_hub``.
+Transformers' own mechanism is not enough: it forgets the files when a model that was loaded this way is saved again.
+"""
+
+import shutil
+from pathlib import Path
+
+
+# Transformers 4.56 copies only what the loaded file itself imports, so the three entry files import all the others.
+CODE_FILES = (
+    "compat.py",
+    "configuration_hgnetv2.py",
+    "image_processing_hgnetv2.py",
+    "modeling_hgnetv2.py",
+    "remote_code.py",
+    "variants.py",
+)
+
+AUTO_MAPS = {
+    "hgnet_v2": {
+        "AutoConfig": "configuration_hgnetv2.HGNetV2Config",
+        "AutoModel": "modeling_hgnetv2.HGNetV2Model",
+        "AutoBackbone": "modeling_hgnetv2.HGNetV2Backbone",
+        "AutoModelForImageClassification": "modeling_hgnetv2.HGNetV2ForImageClassification",
+    },
+    "pp_hgnet_v2": {
+        "AutoConfig": "configuration_hgnetv2.PPHGNetV2Config",
+        "AutoModel": "modeling_hgnetv2.PPHGNetV2Model",
+        "AutoBackbone": "modeling_hgnetv2.PPHGNetV2Backbone",
+        "AutoModelForImageClassification": "modeling_hgnetv2.PPHGNetV2ForImageClassification",
+    },
+    # A plain string: Transformers 4.56 cannot read the two-form list, and 5.x would prefer torchvision, which is not exact.
+    "image_processor": {"AutoImageProcessor": "image_processing_hgnetv2.HGNetV2ImageProcessor"},
+}
+
+
+def write_code(directory):
+    """Copies the source files that ``auto_map`` names into ``directory``."""
+    source = Path(__file__).parent
+    directory = Path(directory)
+    if directory.resolve() == source.resolve():
+        return
+    for name in CODE_FILES:
+        shutil.copyfile(source / name, directory / name)
+
+
+class SavesCode:
+    """Mixin for configurations and image processors: what they save includes the code that loads it."""
+
+    def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
+        result = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        write_code(save_directory)
+        return result
+
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        # save_pretrained(push_to_hub=True) uploads before it returns.
+        write_code(working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
