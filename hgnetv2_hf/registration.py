@@ -97,10 +97,20 @@ def _register_image_processors(module):
         _undo.append(lambda: kept_on_pil.remove(HGNetV2ImageProcessor.__name__))
 
 
+def _register_absence_of_video(module):
+    # `pipeline` of 5.x looks for a video processor in every folder, and stops to ask whether it may run the folder's code
+    # unless the configuration is known here.
+    from .configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+
+    for config_class in (HGNetV2Config, PPHGNetV2Config):
+        _put(module.VIDEO_PROCESSOR_MAPPING._extra_content, config_class, {})
+
+
 _REGISTER_IN = {
     "transformers.models.auto.configuration_auto": _register_configurations,
     "transformers.models.auto.modeling_auto": _register_models,
     "transformers.models.auto.image_processing_auto": _register_image_processors,
+    "transformers.models.auto.video_processing_auto": _register_absence_of_video,
 }
 
 

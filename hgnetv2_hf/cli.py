@@ -1,0 +1,183 @@
+"""The command line, ``hgnetv2-hf``. Exit status: 0 done, 1 could not be done, 2 wrong usage."""
+
+import argparse
+import os
+import signal
+import sys
+
+from . import __version__
+from .variants import ALIASES, VARIANTS, canonical_name
+
+
+def main(argv=None):
+    """Runs one command; returns its exit status."""
+    arguments = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that unfinished folders are removed
+    try:
+        return arguments.run(arguments) or 0
+    except KeyboardInterrupt:
+        return _fail("interrupted.")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if _is_expected(error):
+            return _fail(" ".join(str(error).split()))
+        raise
+
+
+def _fail(message):
+    print(f"hgnetv2-hf: {message}", file=sys.stderr)
+    return 1
+
+
+def _is_expected(error):
+    from .conversion import ConversionError
+
+    return isinstance(error, (ConversionError, OSError))
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="hgnetv2-hf", description="PP-HGNetV2 for Hugging Face Transformers.")
+    parser.add_argument("--version", action="version", version=f"hgnetv2-hf {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_quickstart(commands)
+    _add_list(commands)
+    _add_convert(commands)
+    _add_benchmark(commands)
+    return parser
+
+
+def _command(commands, name, run, help):
+    parser = commands.add_parser(name, help=help, description=help)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_quickstart(commands):
+    parser = _command(
+        commands, "quickstart", _run_quickstart, "Convert the shipped checkpoint and classify real images, offline."
+    )
+    parser.add_argument(
+        "--out", default="hgnetv2-digits", metavar="DIR", help="folder to write (default: %(default)s)"
+    )
+
+
+def _run_quickstart(arguments):
+    from .quickstart import quickstart
+
+    quickstart(arguments.out)
+
+
+def _add_list(commands):
+    _command(commands, "list", _run_list, "List variants and published checkpoints with accuracy and size.")
+
+
+def _run_list(_):
+    from .listing import listing
+
+    print(listing())
+
+
+def _add_convert(commands):
+    parser = _command(
+        commands, "convert", _run_convert, "Convert a PaddleClas file (.pdparams) into a Transformers folder."
+    )
+    add_convert_arguments(parser)
+
+
+def add_convert_arguments(parser):
+    """The arguments of ``convert``; the scripts in ``conversion_scripts/`` take the same."""
+    parser.add_argument("source", metavar="SOURCE", help="a .pdparams file")
+    parser.add_argument("output_dir", metavar="OUT_DIR", help="the folder to write")
+    names = ", ".join([*VARIANTS, *ALIASES])
+    parser.add_argument("--variant", type=_variant, metavar="NAME", help=f"insist on a variant: {names}")
+    parser.add_argument("--layout", choices=["paddleclas"], help="insist on a layout (default: recognised)")
+    parser.add_argument("--task", choices=["classification", "backbone"], help="default: what the file holds")
+    parser.add_argument(
+        "--resize-short",
+        type=_pixels,
+        metavar="PIXELS",
+        help="short side before the crop (default: 236 for _ssld files, else 232)",
+    )
+    parser.add_argument("--crop-size", type=_pixels, metavar="PIXELS", help="side of the crop (default: 224)")
+    parser.add_argument(
+        "--pool-padding",
+        choices=["same", "zero"],
+        default="same",
+        help="stem max-pool: as Paddle pads (default), or zeros as timm does",
+    )
+    parser.add_argument(
+        "--dropout", type=_probability, default=0.0, metavar="P", help="PaddleClas's dropout_prob (default: 0)"
+    )
+    parser.add_argument("--verify", action="store_true", help="load the folder again and compare")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing model folder, atomically")
+    parser.set_defaults(run=_run_convert)
+
+
+def _run_convert(arguments):
+    from .conversion import convert_checkpoint
+
+    options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    print(convert_checkpoint(**options))
+
+
+def _add_benchmark(commands):
+    parser = _command(
+        commands,
+        "benchmark",
+        _run_benchmark,
+        "Time this package against Transformers' own model, in turn, in one run.",
+    )
+    parser.add_argument("--variant", type=_variant, nargs="+", default=["b0"], metavar="NAME")
+    parser.add_argument("--batch-size", type=_pixels, nargs="+", default=[8], metavar="N")
+    parser.add_argument("--image-size", type=_pixels, default=224, metavar="PIXELS")
+    parser.add_argument(
+        "--rounds", type=_pixels, default=10, help="half-second blocks per model (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=_pixels, help="CPU threads (default: PyTorch's)")
+
+
+def _run_benchmark(arguments):
+    from .benchmark import benchmark
+
+    print(
+        benchmark(
+            variants=arguments.variant,
+            batch_sizes=arguments.batch_size,
+            image_size=arguments.image_size,
+            rounds=arguments.rounds,
+            threads=arguments.threads,
+        )
+    )
+
+
+def _variant(text):
+    try:
+        return canonical_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _pixels(text):
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return value
+
+
+def _probability(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a probability of at least 0 and below 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
