@@ -317,7 +317,15 @@ def _to_rgb(image):
         image = PIL.Image.fromarray((values // 256).astype("uint8"))
     elif image.mode == "F":
         raise ValueError("An image of mode F has no defined scale; convert it to 8 or 16 bits first.")
+    elif image.mode == "CMYK":
+        image = PIL.Image.fromarray(_cmyk_to_rgb(np.asarray(image)))
     return image.convert("RGB")
+
+
+def _cmyk_to_rgb(values):
+    """OpenCV's arithmetic (``icvCvt_CMYK2BGR_8u_C4C3R``), which PIL's differs from by one level."""
+    light = 255 - values[:, :, 3:].astype("uint16")
+    return (light - (values[:, :, :3] * light >> 8)).astype("uint8")
 
 
 def _as_images(images, input_data_format):

@@ -6,6 +6,7 @@ same bits. The head of ``PPHGNetV2ForImageClassification`` is PaddleClas's (``pp
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -64,13 +65,14 @@ class PPHGNetV2Dropout(nn.Module):
     def __init__(self, drop_prob):
         super().__init__()
         self.drop_prob = drop_prob
+        self.keep_prob = float(np.float32(1) - np.float32(drop_prob))  # Paddle's kernel subtracts in float32
 
     def forward(self, hidden_state):
         if self.drop_prob == 0.0:
             return hidden_state
         if self.training:
-            return hidden_state * torch.empty_like(hidden_state).bernoulli_(1.0 - self.drop_prob)
-        return hidden_state * (1.0 - self.drop_prob)
+            return hidden_state * torch.empty_like(hidden_state).bernoulli_(self.keep_prob)
+        return hidden_state * self.keep_prob
 
     def extra_repr(self):
         return f"drop_prob={self.drop_prob}"

@@ -1,0 +1,146 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+
+sys.path.insert(0, str(Path(__file__).parent))  # for goldens/ and oracle scripts
+
+GOLDENS = Path(__file__).parent / "goldens"
+ORACLE = Path(__file__).parent / "oracle_paddleclas.py"
+
+
+@pytest.fixture(autouse=True)
+def offline_and_registered(monkeypatch):
+    """No test reaches a network, and each starts registered."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import hgnetv2_hf
+
+    hgnetv2_hf.register()
+    yield
+    hgnetv2_hf.register()
+
+
+@pytest.fixture(scope="session")
+def golden_checkpoint(tmp_path_factory):
+    """Builds the file that a golden was computed from: name -> path."""
+    from goldens import filler
+
+    folder = tmp_path_factory.mktemp("goldens")
+
+    def build(name):
+        path = folder / f"{name}.pdparams"
+        if not path.exists():
+            filler.write(str(GOLDENS / f"{name}.json"), str(path))
+        return path
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def converted_golden(golden_checkpoint, tmp_path_factory):
+    """Converts a golden's file with given options: path of the folder."""
+    import hgnetv2_hf
+
+    folder = tmp_path_factory.mktemp("converted")
+    done = {}
+
+    def convert(name, **options):
+        key = (name, *sorted(options.items()))
+        if key not in done:
+            done[key] = folder / str(len(done))
+            hgnetv2_hf.convert_checkpoint(golden_checkpoint(name), done[key], **options)
+        return done[key]
+
+    return convert
+
+
+@pytest.fixture(scope="session")
+def paddle(tmp_path_factory):
+    """Asks the real PaddleClas: ``paddle("network", variant="b0", …)`` returns its arrays."""
+    python = os.environ.get("HGNETV2_HF_PADDLE_PYTHON")
+    if not python:
+        pytest.skip("set HGNETV2_HF_PADDLE_PYTHON to a Python that has paddlepaddle 3.3.1 and paddleclas 2.6.0")
+    folder = tmp_path_factory.mktemp("paddle")
+
+    def ask(task, **request):
+        request_path, answer_path = folder / "request.npz", folder / "answer.npz"
+        np.savez(request_path, **request)
+        run = subprocess.run(
+            [python, str(ORACLE), task, str(request_path), str(answer_path)],
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        assert run.returncode == 0, run.stderr[-2000:]
+        with np.load(answer_path) as answer:
+            return dict(answer)
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def without_package(tmp_path_factory):
+    """Runs Python code in a process that cannot import this package: ``(returncode, stdout, stderr)``."""
+
+    def run(code, *arguments, timeout=600):
+        home = tmp_path_factory.mktemp("hf_home")
+        blocked = "import sys; sys.modules['hgnetv2_hf'] = None\n"
+        environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+        result = subprocess.run(
+            [sys.executable, "-c", blocked + code, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            cwd=home,
+        )
+        return result.returncode, result.stdout, result.stderr
+
+    return run
+
+
+@pytest.fixture
+def tiny_fields():
+    """A network of a few thousand weights with LAB, light and dense blocks."""
+    return {
+        "stem_channels": [3, 8, 8],
+        "stage_in_channels": [8, 16, 24, 32],
+        "stage_mid_channels": [8, 8, 8, 8],
+        "stage_out_channels": [16, 24, 32, 40],
+        "stage_num_blocks": [1, 1, 2, 1],
+        "stage_downsample": [False, True, True, True],
+        "stage_light_block": [False, False, True, True],
+        "stage_kernel_size": [3, 3, 5, 5],
+        "stage_numb_of_layers": [2, 2, 2, 2],
+        "hidden_sizes": [16, 24, 32, 40],
+        "use_learnable_affine_block": True,
+    }
+
+
+def randomize(model, seed=0):
+    """Weights under which every part of the network matters: LAB with negative biases, batch-norm statistics."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.endswith("lab.bias"):
+                tensor.normal_(-0.2, 0.2, generator=generator)
+            elif name.endswith("lab.scale") or name.endswith("running_var"):
+                tensor.uniform_(0.7, 1.3, generator=generator)
+            elif tensor.ndim == 1 and tensor.is_floating_point():
+                tensor.normal_(0.5 if name.endswith("normalization.weight") else 0.0, 0.1, generator=generator)
+            elif tensor.ndim == 4:
+                tensor.normal_(0.0, 1.3 / tensor[0].numel() ** 0.5, generator=generator)
+    return model
+
+
+def relative_difference(ours, original):
+    """Largest difference, relative to the largest magnitude of the original."""
+    ours, original = np.asarray(ours), np.asarray(original)
+    assert ours.shape == original.shape
+    return float(np.abs(ours - original).max() / np.abs(original).max())
