@@ -269,14 +269,14 @@ def _crop_box(width, height, crop_size):
 
 
 def _resize_and_crop(image, width, height, resample, box):
-    """``image.resize((width, height), resample).crop(box)``, byte for byte, without building what the crop removes.
+    """``image.resize((width, height), resample).crop(box)``, byte for byte, in bounded memory for images like 1 × 5000.
 
-    PIL resizes in two passes, columns first, and rounds to bytes in between. Doing the passes one by one with the crop
-    in between gives the same bytes, and bounds memory for images like 1 × 5000.
+    PIL enlarges in two passes, columns first, and rounds to bytes in between. Doing the passes one by one, strip by
+    strip, gives the same bytes. When the height shrinks PIL may begin with the rows, so it is left to PIL then.
     """
+    if width * height <= _STRIP_PIXELS or height < image.height:
+        return image.resize((width, height), resample).crop(box)
     left, top, right, bottom = box
-    if image.size == (width, height):
-        return image.crop(box)
     rows_per_strip = max(1, _STRIP_PIXELS // width)
     strips = []
     for start in range(0, image.height, rows_per_strip):

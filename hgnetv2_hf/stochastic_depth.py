@@ -33,6 +33,7 @@ def set_drop_path_rate(model, drop_path_rate):
     for depth, block in enumerate(blocks):
         if block.residual:
             rate = drop_path_rate * depth / max(len(blocks) - 1, 1)
-            block.drop_path = HGNetV2DropPath(rate) if rate > 0 else nn.Identity()
+            drop_path = HGNetV2DropPath(rate) if rate > 0 else nn.Identity()
+            block.drop_path = drop_path.train(block.training)
             count += 1
     return count

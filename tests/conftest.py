@@ -134,7 +134,7 @@ def randomize(model, seed=0):
                 tensor.uniform_(0.7, 1.3, generator=generator)
             elif tensor.ndim == 1 and tensor.is_floating_point():
                 tensor.normal_(0.5 if name.endswith("normalization.weight") else 0.0, 0.1, generator=generator)
-            elif tensor.ndim == 4:
+            elif tensor.ndim in (2, 4):
                 tensor.normal_(0.0, 1.3 / tensor[0].numel() ** 0.5, generator=generator)
     return model
 
