@@ -148,6 +148,10 @@ def _new_tuple(items=()):
     return tuple(items)
 
 
+def _no_bytes():
+    return b""  # protocol 2 writes empty bytes as a call
+
+
 def _new_ordered_dict():
     return OrderedDict()
 
@@ -159,6 +163,7 @@ _NAMES = {
     ("numpy", "dtype"): _DType,
     ("_codecs", "encode"): _encode,
     ("builtins", "tuple"): _new_tuple,
+    ("__builtin__", "bytes"): _no_bytes,
     ("__builtin__", "tuple"): _new_tuple,
     ("collections", "OrderedDict"): _new_ordered_dict,
 }
