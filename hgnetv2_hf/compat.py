@@ -2,7 +2,6 @@
 
 import sys
 
-import torch
 from transformers.configuration_utils import PretrainedConfig
 from transformers.utils import is_torchvision_available
 
@@ -45,6 +44,11 @@ def align_out_features(config, out_features, out_indices):
     config._out_features, config._out_indices = get_aligned_output_features_output_indices(
         out_features=out_features, out_indices=out_indices, stage_names=config.stage_names
     )
+
+
+def knows_strides(stock_config):
+    """Whether this Transformers version's own HGNetV2 honours strides (since 5.4)."""
+    return hasattr(type(stock_config)(), "stem_strides")
 
 
 def init_backbone(model):
@@ -100,8 +104,3 @@ def image_processors_kept_on_pil(module):
         if hasattr(module, name):
             return getattr(module, name)
     return None
-
-
-def as_torch_dtype(dtype):
-    """4.56 keeps a string where 5.x keeps a ``torch.dtype``."""
-    return getattr(torch, dtype) if isinstance(dtype, str) else dtype

@@ -139,12 +139,7 @@ class HGNetV2ImageProcessor(SavesCode, BaseImageProcessor):
         """One PIL image to a float32 array (height, width, channels)."""
         if options["do_convert_rgb"]:
             image = _to_rgb(image)
-        width, height = image.size
-        if options["do_resize"]:
-            width, height = _resized(width, height, options["size"])
-        box = (0, 0, width, height)
-        if options["do_center_crop"]:
-            box = _crop_box(width, height, options["crop_size"])
+        width, height, box = _geometry(image.size, options)
         pixels = np.asarray(_resize_and_crop(image, width, height, options["resample"], box))
         pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
         # The order and precision of PaddleClas's NormalizeImage, so that every bit agrees.
@@ -203,18 +198,10 @@ else:
             pixels = torch.from_numpy(np.array(image))
             pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
             pixels = pixels.to(device)
-            width, height = image.size
-            if options["do_resize"]:
-                width, height = _resized(width, height, options["size"])
-                box = _crop_box(width, height, options["crop_size"]) if options["do_center_crop"] else None
+            width, height, (left, top, right, bottom) = _geometry(image.size, options)
+            if image.size != (width, height):
                 pixels = _torchvision_resize(pixels, width, height, options["resample"])
-            elif options["do_center_crop"]:
-                box = _crop_box(width, height, options["crop_size"])
-            else:
-                box = None
-            if box is not None:
-                left, top, right, bottom = box
-                pixels = pixels[:, top:bottom, left:right]
+            pixels = pixels[:, top:bottom, left:right]
             if options["do_rescale"]:
                 pixels = pixels.float() * options["rescale_factor"]
             if options["do_normalize"]:
@@ -240,6 +227,16 @@ def _torchvision_resize(pixels, width, height, resample):
             f"torchvision has no filter for resample={resample}; use the PIL form, HGNetV2ImageProcessor."
         )
     return F.resize(pixels, [height, width], interpolation=modes[resample], antialias=True)
+
+
+def _geometry(image_size, options):
+    """Width and height after resizing, and the box (left, top, right, bottom) that the crop keeps of it."""
+    width, height = image_size
+    if options["do_resize"]:
+        width, height = _resized(width, height, options["size"])
+    if options["do_center_crop"]:
+        return width, height, _crop_box(width, height, options["crop_size"])
+    return width, height, (0, 0, width, height)
 
 
 def _resized(width, height, size):

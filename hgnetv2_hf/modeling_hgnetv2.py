@@ -19,7 +19,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.modeling_utils import PreTrainedModel
 
-from .compat import BackboneMixin, init, init_backbone, returns_dict
+from .compat import BackboneMixin, init, init_backbone, knows_strides, returns_dict
 from .configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
 
 
@@ -95,7 +95,7 @@ class HGNetV2ConvLayer(nn.Module):
         self.normalization = nn.BatchNorm2d(out_channels)
         self.activation = ACT2FN[activation] if activation is not None else nn.Identity()
         self.lab = HGNetV2LearnableAffineBlock() if activation is not None and lab else nn.Identity()
-        self.convolution.is_followed_by_activation = activation is not None
+        self.convolution.initial_gain = 1.0 if activation is None else 2**0.5
 
     def forward(self, hidden_state):
         hidden_state = self.convolution(hidden_state)
@@ -160,7 +160,17 @@ class HGNetV2BasicLayer(GradientCheckpointingLayer):
     """A block: layers in sequence, all their maps concatenated, squeezed and excited by two 1×1 convolutions."""
 
     def __init__(
-        self, in_channels, mid_channels, out_channels, num_layers, kernel_size, light_block, residual, activation, lab
+        self,
+        in_channels,
+        mid_channels,
+        out_channels,
+        num_layers,
+        kernel_size,
+        light_block,
+        residual,
+        num_blocks,
+        activation,
+        lab,
     ):
         super().__init__()
         self.residual = residual
@@ -176,6 +186,8 @@ class HGNetV2BasicLayer(GradientCheckpointingLayer):
             HGNetV2ConvLayer(total_channels, out_channels // 2, 1, activation=activation, lab=lab),
             HGNetV2ConvLayer(out_channels // 2, out_channels, 1, activation=activation, lab=lab),
         )
+        if residual:
+            self.aggregation[1].convolution.initial_gain /= num_blocks
         self.drop_path = nn.Identity()
 
     def forward(self, hidden_state):
@@ -214,6 +226,7 @@ class HGNetV2Stage(nn.Module):
                 kernel_size=config.stage_kernel_size[index],
                 light_block=config.stage_light_block[index],
                 residual=i != 0,
+                num_blocks=config.stage_num_blocks[index],
                 activation=config.hidden_act,
                 lab=config.use_learnable_affine_block,
             )
@@ -251,9 +264,21 @@ class HGNetV2PreTrainedModel(PreTrainedModel):
 
     def __init__(self, config, *args, **kwargs):
         if not hasattr(config, "check_architecture"):  # stock's own configuration class
-            config = self.config_class.from_dict(config.to_dict())
+            config = self._from_stock(config)
         config.check_architecture()
         super().__init__(config, *args, **kwargs)
+
+    @classmethod
+    def _from_stock(cls, stock_config):
+        """This package's configuration with the same fields, where stock computes what they say."""
+        config = cls.config_class.from_dict(stock_config.to_dict())
+        field = "hidden_act" if config.hidden_act != "relu" else "stem_strides"
+        if field == "hidden_act" or not (config.has_default_strides() or knows_strides(stock_config)):
+            raise ValueError(
+                f"Transformers' own HGNetV2Config computes another network than its `{field}` says; build the "
+                "configuration with hgnetv2_hf.HGNetV2Config, which honours it and is saved so that stock refuses it."
+            )
+        return config
 
     def _init_weights(self, module):
         super()._init_weights(module)
@@ -267,14 +292,15 @@ class HGNetV2PreTrainedModel(PreTrainedModel):
             init.ones_(module.running_var)
 
 
-class PaddleClasInitialization:
-    """Kaiming-normal convolutions as PaddleClas starts them, with gain 1 where no activation follows."""
+class FanInInitialization:
+    """Kaiming-normal convolutions, as PaddleClas starts them, with what keeps fresh activations at one scale in evaluation
+    mode too: gain 1 where no activation follows, and residual branches divided by the number of blocks of their stage."""
 
     def _init_weights(self, module):
         super()._init_weights(module)
         if isinstance(module, nn.Conv2d):
-            followed = getattr(module, "is_followed_by_activation", True)
-            init.kaiming_normal_(module.weight, nonlinearity="relu" if followed else "linear")
+            gain = getattr(module, "initial_gain", 2**0.5)
+            init.normal_(module.weight, mean=0.0, std=gain / module.weight[0].numel() ** 0.5)
 
 
 class HGNetV2Model(HGNetV2PreTrainedModel):
@@ -394,19 +420,19 @@ class HGNetV2ForImageClassification(HGNetV2PreTrainedModel):
         return output if return_dict else output.to_tuple()
 
 
-class PPHGNetV2Model(PaddleClasInitialization, HGNetV2Model):
+class PPHGNetV2Model(FanInInitialization, HGNetV2Model):
     """The trunk as PaddleClas computes it, with global average pooling on top."""
 
     config_class = PPHGNetV2Config
 
 
-class PPHGNetV2Backbone(PaddleClasInitialization, HGNetV2Backbone):
+class PPHGNetV2Backbone(FanInInitialization, HGNetV2Backbone):
     """The trunk as PaddleClas computes it, as a backbone."""
 
     config_class = PPHGNetV2Config
 
 
-class PPHGNetV2ForImageClassification(PaddleClasInitialization, HGNetV2ForImageClassification):
+class PPHGNetV2ForImageClassification(FanInInitialization, HGNetV2ForImageClassification):
     """PaddleClas's classifier: average pool, 1×1 convolution without bias, ReLU, LAB, dropout, linear layer."""
 
     config_class = PPHGNetV2Config

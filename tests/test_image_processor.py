@@ -7,7 +7,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from transformers import AutoImageProcessor
+from transformers.models.auto.image_processing_auto import (
+    AutoImageProcessor,
+)  # 5.8 and 5.16 hide it without torchvision
 from transformers.utils import is_torchvision_available
 
 from hgnetv2_hf import HGNetV2ImageProcessor, HGNetV2ImageProcessorFast

@@ -225,10 +225,10 @@ def test_fresh_pp_models_neither_vanish_nor_explode_at_depth(name, training):
     torch.manual_seed(0)
     model = PPHGNetV2ForImageClassification(PPHGNetV2Config.from_variant(name, num_labels=10)).train(training)
     with torch.no_grad():
-        output = model(torch.randn(2, 3, 96, 96), output_hidden_states=True)
+        output = model(torch.randn(2, 3, 128, 128), output_hidden_states=True)
     for feature in output.hidden_states:
-        assert 0.05 < feature.std() < 20, [round(f.std().item(), 4) for f in output.hidden_states]
-    assert 0.01 < output.logits.std() < 20
+        assert 0.3 < feature.std() < 3, [round(f.std().item(), 4) for f in output.hidden_states]
+    assert 0.1 < output.logits.std() < 5
 
 
 @pytest.mark.parametrize("name", ["b0", "b6"])
@@ -237,9 +237,9 @@ def test_fresh_hgnet_v2_models_start_as_stock_and_train_without_vanishing(name):
     torch.manual_seed(0)
     model = HGNetV2Backbone(HGNetV2Config.from_variant(name)).train()
     with torch.no_grad():
-        states = model(torch.randn(2, 3, 96, 96), output_hidden_states=True).hidden_states
+        states = model(torch.randn(2, 3, 128, 128), output_hidden_states=True).hidden_states
     for feature in states:
-        assert 0.05 < feature.std() < 20
+        assert 0.3 < feature.std() < 3
 
 
 def test_missing_weights_are_initialised(build, tmp_path):

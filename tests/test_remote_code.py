@@ -5,7 +5,10 @@ import json
 import pytest
 import torch
 from conftest import randomize
-from transformers import AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments
+from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
+from transformers.models.auto.image_processing_auto import (
+    AutoImageProcessor,
+)  # 5.8 and 5.16 hide it without torchvision
 
 import hgnetv2_hf
 from hgnetv2_hf.remote_code import AUTO_MAPS, CODE_FILES
@@ -53,11 +56,12 @@ REMOTE = """
 import json, torch, transformers
 from pathlib import Path
 from PIL import Image
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 options = {"trust_remote_code": True}
 classifier = transformers.AutoModelForImageClassification.from_pretrained(folder, **options).eval()
 base = transformers.AutoModel.from_pretrained(folder, **options).eval()
-processor = transformers.AutoImageProcessor.from_pretrained(folder, **options)
+processor = AutoImageProcessor.from_pretrained(folder, **options)
 image = Image.radial_gradient("L").resize((90, 80))
 pixel_values = processor(image, return_tensors="pt")["pixel_values"]
 with torch.no_grad():

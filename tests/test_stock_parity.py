@@ -248,3 +248,14 @@ def test_stocks_own_configuration_class_builds_this_backbone_while_registered():
     backbone = AutoBackbone.from_config(StockConfig(out_features=["stem", "stage1", "stage4"])).eval()
     assert backbone.channels == [48, 128, 2048]
     assert [feature.shape[1] for feature in backbone(torch.randn(1, 3, 32, 32)).feature_maps] == backbone.channels
+
+
+def test_a_stock_configuration_whose_field_stock_itself_ignores_is_refused():
+    with pytest.raises(ValueError, match="hidden_act"):
+        AutoBackbone.from_config(StockConfig(hidden_act="gelu"))
+    strided = StockConfig(stem_strides=[2, 1, 1, 1, 1])
+    if KNOWS_STRIDES:
+        assert AutoBackbone.from_config(strided).embedder.stem3.convolution.stride == (1, 1)
+    else:
+        with pytest.raises(ValueError, match="stem_strides"):
+            AutoBackbone.from_config(strided)

@@ -1,0 +1,31 @@
+"""What the README says is what happens."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from hgnetv2_hf.cli import main
+from hgnetv2_hf.listing import parameter_count
+from hgnetv2_hf.published import PUBLISHED
+
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_example_runs(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert main(["quickstart", "--out", str(tmp_path / "hgnetv2-digits")]) == 0
+    code += "\nassert processor.size == {'shortest_edge': 32}\nassert model.config.num_labels == 10"
+    code = code.replace("backbone.channels   ", "assert backbone.channels == [64, 96, 128]; backbone.channels   ")
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_accuracy_table_is_that_of_the_published_checkpoints():
+    for title, column in (("top-1 %", "top1"), ("top-5 %", "top5")):
+        (row,) = re.findall(rf"^\| {re.escape(title)} \|(.*)\|$", README, flags=re.MULTILINE)
+        expected = [getattr(PUBLISHED[f"PPHGNetV2_B{i}_ssld_stage2"], column) for i in range(7)]
+        assert [float(value) for value in row.split("|")] == expected
+    (row,) = re.findall(r"^\| parameters, M \|(.*)\|$", README, flags=re.MULTILINE)
+    assert [float(value) for value in row.split("|")] == [round(parameter_count(f"b{i}") / 1e6, 2) for i in range(7)]
