@@ -143,13 +143,12 @@ class HGNetV2Embeddings(nn.Module):
                 f"`pixel_values` has {pixel_values.shape[1]} channels in dimension 1; `num_channels` of the configuration "
                 f"is {self.num_channels}."
             )
-        stem1 = self.stem1(pixel_values)
-        embedding = F.pad(stem1, (0, 1, 0, 1))
-        branch = self.stem2a(embedding)
+        embedding = self.stem1(pixel_values)
+        padded = F.pad(embedding, (0, 1, 0, 1))
+        embedding = padded if self.pool_padding == 0.0 else F.pad(embedding, (0, 1, 0, 1), value=self.pool_padding)
+        branch = self.stem2a(padded)
         branch = F.pad(branch, (0, 1, 0, 1))
         branch = self.stem2b(branch)
-        if self.pool_padding != 0.0:
-            embedding = F.pad(stem1, (0, 1, 0, 1), value=self.pool_padding)
         pooled = self.pool(embedding)
         embedding = torch.cat([pooled, branch], dim=1)
         embedding = self.stem3(embedding)
@@ -245,13 +244,14 @@ class HGNetV2Encoder(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(HGNetV2Stage(config, i) for i in range(len(config.stage_in_channels)))
 
-    def forward(self, hidden_state):
-        """The stem's map and the map after each stage, as a tuple."""
-        hidden_states = (hidden_state,)
+    def forward(self, hidden_state, output_hidden_states=False):
+        """The last map and, only if asked for (they cost memory), the stem's map and that after each stage."""
+        hidden_states = (hidden_state,) if output_hidden_states else None
         for stage in self.stages:
             hidden_state = stage(hidden_state)
-            hidden_states += (hidden_state,)
-        return hidden_states
+            if output_hidden_states:
+                hidden_states += (hidden_state,)
+        return hidden_state, hidden_states
 
 
 class HGNetV2PreTrainedModel(PreTrainedModel):
@@ -329,11 +329,11 @@ class HGNetV2Model(HGNetV2PreTrainedModel):
         return_dict = returns_dict(self.config, return_dict)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        hidden_states = self.encoder(self.embedder(pixel_values))
+        last_hidden_state, hidden_states = self.encoder(self.embedder(pixel_values), output_hidden_states)
         output = BaseModelOutputWithPoolingAndNoAttention(
-            last_hidden_state=hidden_states[-1],
-            pooler_output=self.pooler(hidden_states[-1]).flatten(1),
-            hidden_states=hidden_states if output_hidden_states else None,
+            last_hidden_state=last_hidden_state,
+            pooler_output=self.pooler(last_hidden_state).flatten(1),
+            hidden_states=hidden_states,
         )
         return output if return_dict else output.to_tuple()
 
@@ -365,7 +365,7 @@ class HGNetV2Backbone(BackboneMixin, HGNetV2PreTrainedModel):
         return_dict = returns_dict(self.config, return_dict)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        hidden_states = self.encoder(self.embedder(pixel_values))
+        _, hidden_states = self.encoder(self.embedder(pixel_values), output_hidden_states=True)
         feature_maps = tuple(hidden_states[i] for i, name in enumerate(self.stage_names) if name in self.out_features)
         if not return_dict:
             return (feature_maps, hidden_states) if output_hidden_states else (feature_maps,)
@@ -410,12 +410,12 @@ class HGNetV2ForImageClassification(HGNetV2PreTrainedModel):
         return_dict = returns_dict(self.config, return_dict)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        hidden_states = self.encoder(self.embedder(pixel_values))
-        logits = self._head(hidden_states[-1])
+        last_hidden_state, hidden_states = self.encoder(self.embedder(pixel_values), output_hidden_states)
+        logits = self._head(last_hidden_state)
         output = ImageClassifierOutputWithNoAttention(
             loss=self.loss_function(labels, logits, self.config) if labels is not None else None,
             logits=logits,
-            hidden_states=hidden_states if output_hidden_states else None,
+            hidden_states=hidden_states,
         )
         return output if return_dict else output.to_tuple()
 
