@@ -174,6 +174,14 @@ def test_dropout_is_an_option_because_no_tensor_shows_it(tmp_path):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dropout_prob"] == 0.2
 
 
+def test_options_that_do_not_fit_the_file_are_refused(tmp_path):
+    with pytest.raises(ConversionError, match="drops out only"):
+        convert_checkpoint(DIGITS, tmp_path / "out", task="backbone", dropout=0.2)
+    with pytest.raises(ConversionError, match="crop of 224"):
+        convert_checkpoint(DIGITS, tmp_path / "out", crop_size=224)
+    assert_nothing_left(tmp_path)
+
+
 class RunsACommand:
     def __init__(self, command):
         self.command = command
@@ -222,6 +230,7 @@ def bad_files(tensors, tmp_path, write):
         "has_an_extra_tensor": (changed("extra", **{"neck.weight": torch.zeros(3)}), "neck.weight"),
         "wrong_shape": (changed("shape", **{"stem.stem3.bn.bias": torch.zeros(5)}), "shape"),
         "wrong_dimensions": (changed("dimensions", **{"last_conv.weight": torch.zeros(5)}), "dimensions"),
+        "two_for_one": (changed("two", **{"embedder.stem1.convolution.weight": torch.zeros(3)}), "two tensors"),
         "nan": (changed("nan", **{"fc.weight": nan}), "not finite"),
         "integers": (changed("integers", **{"fc.bias": torch.zeros(10, dtype=torch.int64)}), "int64"),
         "claims_terabytes": (raw("terabytes", b"\x80\x04\x8e" + (2**45).to_bytes(8, "little") + b"x."), "truncated"),
@@ -231,7 +240,7 @@ def bad_files(tensors, tmp_path, write):
 
 BAD = (
     "missing folder empty truncated text command eval no_dictionary no_array no_tensors torch old_torch other_network "
-    "lacks_a_tensor lacks_the_stem has_an_extra_tensor wrong_shape wrong_dimensions nan integers claims_terabytes deep_memo"
+    "lacks_a_tensor lacks_the_stem has_an_extra_tensor wrong_shape wrong_dimensions two_for_one nan integers claims_terabytes deep_memo"
 ).split()
 
 

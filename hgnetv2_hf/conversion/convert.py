@@ -81,7 +81,7 @@ def convert_checkpoint(
         variant (`str`, *optional*): insist on a variant (`"b0"` … `"b6"`, …); recognised from the tensors without it.
         layout (`str`, *optional*): insist on a layout (`"paddleclas"`); recognised from the names without it.
         task (`str`, *optional*): `"classification"` or `"backbone"`; by default what the file holds.
-        verify (`bool`, defaults to `False`): reload the folder and compare its outputs with the converted weights'.
+        verify (`bool`, defaults to `False`): load the folder again and compare every tensor.
         overwrite (`bool`, defaults to `False`): replace an existing model folder, atomically.
         resize_short, crop_size (`int`, *optional*): preprocessing in pixels; by default that of the published file with
             this name, else 232 (236 for `_ssld` files) and 224.
@@ -180,9 +180,15 @@ def _assumptions(source, task, fields, resize_short, crop_size, pool_padding, dr
     }
     if fields["use_learnable_affine_block"]:
         assumed["pool_padding"] = (pool_padding, "PaddleClas" if pool_padding == "same" else "option")
+    has_dropout = task == "classification" and fields["use_last_conv"]
+    if has_dropout:
+        assumed["dropout_prob"] = (dropout, "option" if dropout else "published weights have none")
+    elif dropout:
+        raise ConversionError(
+            "PaddleClas drops out only behind its last convolution, which this network does not have."
+        )
     if task == "backbone":
         return assumed
-    assumed["dropout_prob"] = (dropout, "option" if dropout else "published weights have none")
     if resize_short is not None:
         assumed["resize_short"] = (resize_short, "option")
     elif row is not None:
@@ -273,10 +279,12 @@ def _some(names):
 
 
 def _image_processor(assumed):
-    crop = assumed["crop_size"][0]
-    return HGNetV2ImageProcessor(
-        size={"shortest_edge": assumed["resize_short"][0]}, crop_size={"height": crop, "width": crop}
-    )
+    short, crop = assumed["resize_short"][0], assumed["crop_size"][0]
+    if crop > short:
+        raise ConversionError(
+            f"A crop of {crop} pixels does not fit into images whose short side is resized to {short}."
+        )
+    return HGNetV2ImageProcessor(size={"shortest_edge": short}, crop_size={"height": crop, "width": crop})
 
 
 def _verify(model, folder):

@@ -3,6 +3,8 @@
 import re
 from typing import NamedTuple
 
+from .errors import ConversionError
+
 
 class Layout(NamedTuple):
     """Renaming rules, applied in order, from a program's names to those of Transformers."""
@@ -59,7 +61,13 @@ def recognise_layout(names):
 
 def rename(tensors, layout):
     """``tensors`` of another program under the names, and in the orientation, of Transformers."""
-    return {(new := _apply(layout.rules, name)): _oriented(new, tensor, layout) for name, tensor in tensors.items()}
+    renamed = {}
+    for name, tensor in tensors.items():
+        new = _apply(layout.rules, name)
+        if new in renamed:
+            raise ConversionError(f"The file holds two tensors for {new}, one of them called {name}.")
+        renamed[new] = _oriented(new, tensor, layout)
+    return renamed
 
 
 def rename_back(tensors, layout):

@@ -45,7 +45,7 @@ def _metadata(task, row):
     datasets = ["datasets:", "- imagenet-1k"] if row is not None and row.labels == "imagenet-1k" else []
     return [
         "---",
-        "license: apache-2.0",
+        *(["license: apache-2.0"] if row is not None else []),  # nobody but its author knows that of another file
         "library_name: transformers",
         f"pipeline_tag: {task}",
         "tags:",
