@@ -1,42 +1,71 @@
 """PP-HGNetV2 for Transformers. Importing the package registers it with the Auto classes."""
 
 import importlib
+from typing import TYPE_CHECKING
 
 from .registration import register, unregister
 
 
+if TYPE_CHECKING:
+    from .configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+    from .conversion import ConversionError, ConversionReport, convert_checkpoint
+    from .image_processing_hgnetv2 import HGNetV2ImageProcessor, HGNetV2ImageProcessorFast
+    from .loading import load_backbone
+    from .modeling_hgnetv2 import (
+        HGNetV2Backbone,
+        HGNetV2ForImageClassification,
+        HGNetV2Model,
+        HGNetV2PreTrainedModel,
+        PPHGNetV2Backbone,
+        PPHGNetV2ForImageClassification,
+        PPHGNetV2Model,
+    )
+    from .stochastic_depth import set_drop_path_rate
+
+
 __version__ = "0.1.0"
 
-_EXPORTS = {
-    "configuration_hgnetv2": ("HGNetV2Config", "PPHGNetV2Config"),
-    "modeling_hgnetv2": (
-        "HGNetV2Backbone",
-        "HGNetV2ForImageClassification",
-        "HGNetV2Model",
-        "HGNetV2PreTrainedModel",
-        "PPHGNetV2Backbone",
-        "PPHGNetV2ForImageClassification",
-        "PPHGNetV2Model",
-    ),
-    "image_processing_hgnetv2": ("HGNetV2ImageProcessor", "HGNetV2ImageProcessorFast"),
-    "stochastic_depth": ("set_drop_path_rate",),
-    "loading": ("load_backbone",),
-    "conversion": ("ConversionError", "ConversionReport", "convert_checkpoint"),
+# The same names again for the interpreter: the models cost two seconds of imports inside Transformers, and only those
+# who use them shall pay.
+_MODULE_OF = {
+    **dict.fromkeys(("HGNetV2Config", "PPHGNetV2Config"), "configuration_hgnetv2"),
+    **dict.fromkeys(("ConversionError", "ConversionReport", "convert_checkpoint"), "conversion"),
+    **dict.fromkeys(("HGNetV2ImageProcessor", "HGNetV2ImageProcessorFast"), "image_processing_hgnetv2"),
+    "load_backbone": "loading",
+    "set_drop_path_rate": "stochastic_depth",
 }
-_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 
-__all__ = ["register", "unregister", *_MODULE_OF]
+__all__ = [
+    "ConversionError",
+    "ConversionReport",
+    "HGNetV2Backbone",
+    "HGNetV2Config",
+    "HGNetV2ForImageClassification",
+    "HGNetV2ImageProcessor",
+    "HGNetV2ImageProcessorFast",
+    "HGNetV2Model",
+    "HGNetV2PreTrainedModel",
+    "PPHGNetV2Backbone",
+    "PPHGNetV2Config",
+    "PPHGNetV2ForImageClassification",
+    "PPHGNetV2Model",
+    "convert_checkpoint",
+    "load_backbone",
+    "register",
+    "set_drop_path_rate",
+    "unregister",
+]
 
 
 def __getattr__(name):
-    # The models cost two seconds of imports inside Transformers; only those who use them pay.
-    if name not in _MODULE_OF:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    module = _MODULE_OF.get(name, "modeling_hgnetv2")
+    return getattr(importlib.import_module(f".{module}", __name__), name)
 
 
 def __dir__():
-    return sorted({*globals(), *_MODULE_OF})
+    return sorted({*globals(), *__all__})
 
 
 register()

@@ -2,7 +2,8 @@
 
 import json
 import numbers
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Optional, Union
 
 from .compat import (
     TYPES_OLDER_THAN_STRIDES,
@@ -61,26 +62,26 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
 
     def __init__(
         self,
-        num_channels=3,
-        embedding_size=64,
-        depths=(3, 4, 6, 3),
-        hidden_sizes=(256, 512, 1024, 2048),
-        hidden_act="relu",
-        out_features=None,
-        out_indices=None,
-        stem_channels=(3, 32, 48),
-        stage_in_channels=(48, 128, 512, 1024),
-        stage_mid_channels=(48, 96, 192, 384),
-        stage_out_channels=(128, 512, 1024, 2048),
-        stage_num_blocks=(1, 1, 3, 1),
-        stage_downsample=(False, True, True, True),
-        stage_light_block=(False, False, True, True),
-        stage_kernel_size=(3, 3, 5, 5),
-        stage_numb_of_layers=(6, 6, 6, 6),
-        use_learnable_affine_block=False,
-        initializer_range=0.02,
-        stem_strides=STEM_STRIDES,
-        stage_downsample_strides=(2, 2, 2, 2),
+        num_channels: int = 3,
+        embedding_size: int = 64,
+        depths: Sequence[int] = (3, 4, 6, 3),
+        hidden_sizes: Sequence[int] = (256, 512, 1024, 2048),
+        hidden_act: str = "relu",
+        out_features: Optional[list[str]] = None,
+        out_indices: Optional[list[int]] = None,
+        stem_channels: Sequence[int] = (3, 32, 48),
+        stage_in_channels: Sequence[int] = (48, 128, 512, 1024),
+        stage_mid_channels: Sequence[int] = (48, 96, 192, 384),
+        stage_out_channels: Sequence[int] = (128, 512, 1024, 2048),
+        stage_num_blocks: Sequence[int] = (1, 1, 3, 1),
+        stage_downsample: Sequence[bool] = (False, True, True, True),
+        stage_light_block: Sequence[bool] = (False, False, True, True),
+        stage_kernel_size: Sequence[int] = (3, 3, 5, 5),
+        stage_numb_of_layers: Sequence[int] = (6, 6, 6, 6),
+        use_learnable_affine_block: bool = False,
+        initializer_range: float = 0.02,
+        stem_strides: Sequence[Union[int, Sequence[int]]] = STEM_STRIDES,
+        stage_downsample_strides: Sequence[Union[int, Sequence[int]]] = (2, 2, 2, 2),
         **kwargs,
     ):
         for derived in ("stage_names", "model_type"):  # a saved file holds them; they follow from the rest
@@ -111,7 +112,7 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
         align_out_features(self, out_features, out_indices)
 
     @classmethod
-    def from_variant(cls, variant, **kwargs):
+    def from_variant(cls, variant: str, **kwargs):
         """
         Configuration of a published architecture.
 
@@ -300,7 +301,14 @@ class PPHGNetV2Config(HGNetV2Config):
 
     model_type = "pp_hgnet_v2"
 
-    def __init__(self, use_last_conv=True, class_expand=2048, dropout_prob=0.0, pool_padding="same", **kwargs):
+    def __init__(
+        self,
+        use_last_conv: bool = True,
+        class_expand: int = 2048,
+        dropout_prob: float = 0.0,
+        pool_padding: str = "same",
+        **kwargs,
+    ):
         self.use_last_conv = use_last_conv
         self.class_expand = class_expand
         self.dropout_prob = dropout_prob
@@ -308,7 +316,7 @@ class PPHGNetV2Config(HGNetV2Config):
         super().__init__(**kwargs)
 
     @classmethod
-    def from_variant(cls, variant, **kwargs):
+    def from_variant(cls, variant: str, **kwargs):
         name = canonical_name(variant)
         if len(VARIANTS[name].stages) < 4:
             raise ValueError(

@@ -5,7 +5,8 @@ backend="pil")``, ``CropImage``, ``NormalizeImage(scale=1/255, order="")``.
 """
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Optional, Union
 
 import numpy as np
 import PIL.Image
@@ -73,17 +74,17 @@ class HGNetV2ImageProcessor(SavesCode, BaseImageProcessor):
 
     def __init__(
         self,
-        do_convert_rgb=True,
-        do_resize=True,
-        size=None,
-        resample=PIL.Image.Resampling.BICUBIC,
-        do_center_crop=True,
-        crop_size=None,
-        do_rescale=True,
-        rescale_factor=1 / 255,
-        do_normalize=True,
-        image_mean=None,
-        image_std=None,
+        do_convert_rgb: bool = True,
+        do_resize: bool = True,
+        size: Union[int, dict[str, int], None] = None,
+        resample: int = PIL.Image.Resampling.BICUBIC,
+        do_center_crop: bool = True,
+        crop_size: Union[int, dict[str, int], None] = None,
+        do_rescale: bool = True,
+        rescale_factor: float = 1 / 255,
+        do_normalize: bool = True,
+        image_mean: Optional[Sequence[float]] = None,
+        image_std: Optional[Sequence[float]] = None,
         **kwargs,
     ):
         for derived in ("image_processor_type", "auto_map"):
@@ -104,7 +105,9 @@ class HGNetV2ImageProcessor(SavesCode, BaseImageProcessor):
     def __call__(self, images, *args, **kwargs):
         return self.preprocess(images, *args, **kwargs)
 
-    def preprocess(self, images, return_tensors=None, data_format="channels_first", input_data_format=None, **kwargs):
+    def preprocess(
+        self, images, return_tensors=None, data_format="channels_first", input_data_format=None, **kwargs
+    ) -> BatchFeature:
         r"""
         Args:
             images: one image or a list (see the class).

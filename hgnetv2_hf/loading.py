@@ -1,11 +1,16 @@
 """One call that gives a backbone from any folder that holds the network."""
 
+import os
+from typing import Optional, Union
+
 from transformers import AutoConfig
 
 from . import modeling_hgnetv2 as modeling
 
 
-def load_backbone(name_or_folder, out_features=None, **kwargs):
+def load_backbone(
+    name_or_folder: Union[str, os.PathLike], out_features: Optional[list[str]] = None, **kwargs
+) -> modeling.HGNetV2Backbone:
     """
     Loads the network as a backbone from a converted folder or a Hub repository, classifiers included; offline too.
 

@@ -4,7 +4,7 @@ The trunk keeps the order of operations and the tensor names of Transformers' ``
 same bits. The head of ``PPHGNetV2ForImageClassification`` is PaddleClas's (``pp_hgnet_v2.py``, class ``PPHGNetV2``).
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional, Union
 
 import numpy as np
 import torch
@@ -315,7 +315,13 @@ class HGNetV2Model(HGNetV2PreTrainedModel):
         self.pooler = nn.AdaptiveAvgPool2d((1, 1))
         self.post_init()
 
-    def forward(self, pixel_values=None, output_hidden_states=None, return_dict=None, **kwargs):
+    def forward(
+        self,
+        pixel_values: Optional[torch.Tensor] = None,
+        output_hidden_states: Optional[bool] = None,
+        return_dict: Optional[bool] = None,
+        **kwargs,
+    ) -> Union[BaseModelOutputWithPoolingAndNoAttention, tuple]:
         r"""
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`): normalised images.
@@ -352,7 +358,13 @@ class HGNetV2Backbone(BackboneMixin, HGNetV2PreTrainedModel):
         self.encoder = HGNetV2Encoder(self.config)
         self.post_init()
 
-    def forward(self, pixel_values=None, output_hidden_states=None, return_dict=None, **kwargs):
+    def forward(
+        self,
+        pixel_values: Optional[torch.Tensor] = None,
+        output_hidden_states: Optional[bool] = None,
+        return_dict: Optional[bool] = None,
+        **kwargs,
+    ) -> Union[BackboneOutput, tuple]:
         r"""
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`): normalised images.
@@ -395,7 +407,14 @@ class HGNetV2ForImageClassification(HGNetV2PreTrainedModel):
         """(batch, width, height, width) to logits (batch, num_labels)."""
         return self.fc(self.flatten(self.avg_pool(feature_map)))
 
-    def forward(self, pixel_values=None, labels=None, output_hidden_states=None, return_dict=None, **kwargs):
+    def forward(
+        self,
+        pixel_values: Optional[torch.Tensor] = None,
+        labels: Optional[torch.Tensor] = None,
+        output_hidden_states: Optional[bool] = None,
+        return_dict: Optional[bool] = None,
+        **kwargs,
+    ) -> Union[ImageClassifierOutputWithNoAttention, tuple]:
         r"""
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`): normalised images.

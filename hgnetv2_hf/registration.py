@@ -27,7 +27,7 @@ _registered = set()  # Auto modules that hold our entries
 _undo = []  # what puts back the entries that were found
 
 
-def register():
+def register() -> None:
     """Registers with AutoConfig, AutoModel, AutoBackbone, AutoModelForImageClassification and AutoImageProcessor.
 
     Stock's own ``transformers.HGNetV2Config`` then builds this package's models too. Calling it twice does no harm.
@@ -42,7 +42,7 @@ def register():
     _hooked = True
 
 
-def unregister():
+def unregister() -> None:
     """Puts back exactly the entries that ``register`` found. Calling it twice does no harm; existing objects keep working."""
     global _active
     _active = False

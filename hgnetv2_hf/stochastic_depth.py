@@ -3,7 +3,7 @@
 from torch import nn
 
 
-def set_drop_path_rate(model, drop_path_rate):
+def set_drop_path_rate(model: nn.Module, drop_path_rate: float) -> int:
     """
     Sets stochastic depth in every HGNetV2 block of ``model`` that has a residual branch.
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch
 from safetensors import SafetensorError
@@ -57,18 +57,18 @@ class ConversionReport:
 
 
 def convert_checkpoint(
-    source,
-    output_dir,
-    variant=None,
-    layout=None,
-    task=None,
-    verify=False,
-    overwrite=False,
-    resize_short=None,
-    crop_size=None,
-    pool_padding="same",
-    dropout=0.0,
-):
+    source: Union[str, os.PathLike],
+    output_dir: Union[str, os.PathLike],
+    variant: Optional[str] = None,
+    layout: Optional[str] = None,
+    task: Optional[str] = None,
+    verify: bool = False,
+    overwrite: bool = False,
+    resize_short: Optional[int] = None,
+    crop_size: Optional[int] = None,
+    pool_padding: str = "same",
+    dropout: float = 0.0,
+) -> ConversionReport:
     """
     Converts a weight file into a folder that Transformers loads.
 

@@ -10,6 +10,7 @@ import pickle
 import warnings
 from collections import OrderedDict
 from types import BuiltinFunctionType, FunctionType
+from typing import Union
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ _STRUCTURE_NAMES = "StructuredToParameterName@@"
 _SPLIT_ARRAYS = "UnpackBigParamInfor@@"  # spelled so by Paddle
 
 
-def read_paddle_file(path):
+def read_paddle_file(path: Union[str, os.PathLike]) -> dict[str, torch.Tensor]:
     """
     Reads the tensors of a ``.pdparams`` file.
 
@@ -236,7 +237,7 @@ def _as_tensor(array):
         return torch.from_numpy(np.ascontiguousarray(array) if array.ndim else array)
 
 
-def write_paddle_file(tensors, path):
+def write_paddle_file(tensors: dict[str, torch.Tensor], path: Union[str, os.PathLike]) -> None:
     """
     Writes what ``paddle.save(layer.state_dict(), path)`` writes.
 
