@@ -88,7 +88,9 @@ def _add_convert(commands):
 
 def add_convert_arguments(parser):
     """The arguments of ``convert``; the scripts in ``conversion_scripts/`` take the same."""
-    parser.add_argument("source", metavar="SOURCE", help="a .pdparams file")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a .pdparams file, or `digits` for the one that ships with the package"
+    )
     parser.add_argument("output_dir", metavar="OUT_DIR", help="the folder to write")
     names = ", ".join([*VARIANTS, *ALIASES])
     parser.add_argument("--variant", type=_variant, metavar="NAME", help=f"insist on a variant: {names}")

@@ -90,6 +90,11 @@ def torchvision_image_processor_base():
     return base
 
 
+def display_names(module):
+    """The names that older versions print in the docstrings of their Auto classes, by model type."""
+    return getattr(module, "MODEL_NAMES_MAPPING", {})
+
+
 def image_processor_entry(module, pil_class, torchvision_class):
     """What ``IMAGE_PROCESSOR_MAPPING`` holds per configuration: a pair up to 5.3, a dictionary of backends since."""
     if hasattr(module, "_resolve_backend"):

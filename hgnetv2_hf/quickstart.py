@@ -4,7 +4,7 @@ from transformers import pipeline
 
 from .conversion import convert_checkpoint
 from .digits import load_held_out
-from .published import ASSETS, PUBLISHED
+from .published import ASSETS
 
 
 def quickstart(output_dir, show=print):
@@ -21,9 +21,8 @@ def quickstart(output_dir, show=print):
     Raises:
         `ConversionError`: the folder cannot be written.
     """
-    checkpoint = ASSETS / PUBLISHED["digits"].file_name
     show("1. Convert a PaddleClas checkpoint (handwritten digits) into a Transformers folder")
-    show(str(convert_checkpoint(checkpoint, output_dir, overwrite=True, verify=True)))
+    show(str(convert_checkpoint("digits", output_dir, overwrite=True, verify=True)))
 
     show("\n2. Load it with the Auto classes and classify real scans")
     classify = pipeline("image-classification", model=str(output_dir), device="cpu")

@@ -14,7 +14,6 @@ CONFIGURATIONS = {"hgnet_v2": "HGNetV2Config", "pp_hgnet_v2": "PPHGNetV2Config"}
 MODELS = {
     "MODEL_MAPPING": {"hgnet_v2": "HGNetV2Model", "pp_hgnet_v2": "PPHGNetV2Model"},
     "MODEL_FOR_BACKBONE_MAPPING": {"hgnet_v2": "HGNetV2Backbone", "pp_hgnet_v2": "PPHGNetV2Backbone"},
-    "BACKBONE_MAPPING": {"hgnet_v2": "HGNetV2Backbone", "pp_hgnet_v2": "PPHGNetV2Backbone"},
     "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING": {
         "hgnet_v2": "HGNetV2ForImageClassification",
         "pp_hgnet_v2": "PPHGNetV2ForImageClassification",
@@ -58,20 +57,19 @@ def _on_import(module):
 
 
 def _register_configurations(module):
+    from . import compat
+
     mapping = module.CONFIG_MAPPING
     for model_type, name in CONFIGURATIONS.items():
         _put(mapping._mapping, model_type, name)
         _put(mapping._modules, model_type, sys.modules[PACKAGE])
         _remove(mapping._extra_content, model_type)
-    if hasattr(module, "MODEL_NAMES_MAPPING"):  # 4.56 and early 5.x list their models' names in docstrings
-        _put(module.MODEL_NAMES_MAPPING, "pp_hgnet_v2", "PP-HGNetV2")
+    _put(compat.display_names(module), "pp_hgnet_v2", "PP-HGNetV2")
 
 
 def _register_models(module):
     for mapping_name, classes in MODELS.items():
-        mapping = getattr(module, mapping_name, None)
-        if mapping is None:
-            continue
+        mapping = getattr(module, mapping_name)
         for model_type, name in classes.items():
             _put(mapping._config_mapping, model_type, CONFIGURATIONS[model_type])
             _put(mapping._reverse_config_mapping, CONFIGURATIONS[model_type], model_type)

@@ -174,6 +174,12 @@ def test_dropout_is_an_option_because_no_tensor_shows_it(tmp_path):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dropout_prob"] == 0.2
 
 
+def test_published_names_are_found_or_say_which_file_to_get(tmp_path):
+    assert convert_checkpoint("digits", tmp_path / "out").num_labels == 10
+    with pytest.raises(ConversionError, match="https://.*PPHGNetV2_B4_ssld_pretrained.pdparams; download"):
+        convert_checkpoint("PPHGNetV2_B4_ssld_stage2", tmp_path / "other")
+
+
 def test_options_that_do_not_fit_the_file_are_refused(tmp_path):
     with pytest.raises(ConversionError, match="drops out only"):
         convert_checkpoint(DIGITS, tmp_path / "out", task="backbone", dropout=0.2)

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from ..image_processing_hgnetv2 import HGNetV2ImageProcessor
-from ..published import ASSETS, find_published
+from ..published import ASSETS, PUBLISHED, find_published
 from ..variants import canonical_name
 from .architecture import name_variant, recognise_architecture
 from .errors import ConversionError
@@ -76,7 +76,7 @@ def convert_checkpoint(
     code that loads it where this package is not installed. It is complete or absent, whatever stops the program.
 
     Args:
-        source (`str` or `os.PathLike`): a `.pdparams` file.
+        source (`str` or `os.PathLike`): a `.pdparams` file, or `"digits"` for the one that ships with the package.
         output_dir (`str` or `os.PathLike`): the folder to write.
         variant (`str`, *optional*): insist on a variant (`"b0"` … `"b6"`, …); recognised from the tensors without it.
         layout (`str`, *optional*): insist on a layout (`"paddleclas"`); recognised from the names without it.
@@ -99,9 +99,7 @@ def convert_checkpoint(
     _check_choice("layout", layout, tuple(LAYOUTS))
     _check_choice("task", task, TASKS)
     _check_choice("pool_padding", pool_padding, ("same", "zero"))
-    source = os.fspath(source)
-    if not os.path.isfile(source):
-        raise ConversionError(f"{source} is not a file." if os.path.exists(source) else f"There is no file {source}.")
+    source = _find(os.fspath(source))
     check_target(output_dir, source, overwrite)
 
     tensors = read_paddle_file(source)
@@ -144,6 +142,20 @@ def convert_checkpoint(
     except SafetensorError as error:
         raise ConversionError(f"Cannot write {output_dir}: {error}.") from error
     return report
+
+
+def _find(source):
+    """The path of the file that ``source`` means: itself, or one that ships with the package."""
+    if os.path.isfile(source):
+        return source
+    if os.path.exists(source):
+        raise ConversionError(f"{source} is not a file.")
+    row = PUBLISHED.get(source)
+    if row is None:
+        raise ConversionError(f"There is no file {source}.")
+    if row.url is None:
+        return str(ASSETS / row.file_name)
+    raise ConversionError(f"{source} is published as {row.url}; download that file and convert it.")
 
 
 def _check_choice(name, value, choices):
