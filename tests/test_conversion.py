@@ -269,6 +269,35 @@ def _write_into(folder, tensors, name):
     return folder / name
 
 
+def test_mutated_files_are_read_or_end_in_a_conversion_error(tmp_path):
+    """Bit flips, truncations, inserted and repeated pieces, with a fixed seed."""
+    random = np.random.RandomState(0)
+    small = {
+        "stem.a": np.arange(6, dtype="float32").reshape(2, 3),
+        "b": np.zeros(3),
+        "StructuredToParameterName@@": {},
+    }
+    originals = [DIGITS.read_bytes(), *(pickle.dumps(small, protocol=protocol) for protocol in (2, 3, 4))]
+    path, refused = tmp_path / "mutated.pdparams", 0
+    for number in range(1000):
+        data = bytearray(originals[random.randint(len(originals))])
+        first, second, third = sorted(random.randint(0, min(len(data), 3000), 3).tolist())
+        if number % 4 == 0:
+            data[second] ^= 1 << random.randint(8)
+        elif number % 4 == 1:
+            del data[second:]
+        elif number % 4 == 2:
+            data[second:second] = random.bytes(random.randint(1, 12))
+        else:
+            data[third:third] = data[first:second]
+        path.write_bytes(data)
+        try:
+            read_paddle_file(path)
+        except ConversionError:
+            refused += 1
+    assert 500 < refused < 1000
+
+
 def test_the_command_in_the_hostile_file_would_run_if_the_file_were_unpickled(tmp_path):
     """So that the test above means something."""
     pickle.loads(pickle.dumps({"a": RunsACommand(f"touch {tmp_path / 'executed'}")}))
