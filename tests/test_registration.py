@@ -1,5 +1,6 @@
 """Registration: takes its place on import, gives it back, costs nothing until it is used."""
 
+import importlib
 import subprocess
 import sys
 
@@ -11,11 +12,15 @@ from transformers import (
     AutoModelForImageClassification,
     DFineConfig,
 )
-from transformers.models.auto import configuration_auto, image_processing_auto, modeling_auto
+from transformers.models.auto import configuration_auto, modeling_auto
 from transformers.models.hgnet_v2 import modeling_hgnet_v2 as stock
 from transformers.models.hgnet_v2.configuration_hgnet_v2 import HGNetV2Config as StockConfig
 
 import hgnetv2_hf
+
+
+# 5.8 and 5.16 put a placeholder in its place on the package when torchvision is missing.
+image_processing_auto = importlib.import_module("transformers.models.auto.image_processing_auto")
 
 
 def entries():
