@@ -11,6 +11,7 @@ from .compat import (
     PretrainedConfig,
     align_out_features,
     enclosing_configuration,
+    knows_strides,
 )
 from .remote_code import AUTO_MAPS, SavesCode
 from .variants import STAGE_FIELDS, VARIANTS, architecture_fields, canonical_name
@@ -123,9 +124,26 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
         Raises:
             `ValueError`: there is no such variant.
         """
-        fields = {**architecture_fields(variant), **kwargs}
-        config = cls(**fields)
+        config = cls(**{**architecture_fields(variant), **kwargs})
         config.set_compatibility_fields()
+        return config
+
+    @classmethod
+    def from_stock(cls, stock_config):
+        """
+        This package's configuration with the fields of a `transformers.HGNetV2Config` object.
+
+        Raises:
+            `ValueError`: stock computes another network than the fields say (an activation other than relu; strides before
+                Transformers 5.4), and would write a file that hides it.
+        """
+        config = cls.from_dict(stock_config.to_dict())
+        field = "hidden_act" if config.hidden_act != "relu" else "stem_strides"
+        if field == "hidden_act" or not (config.has_default_strides() or knows_strides(stock_config)):
+            raise ValueError(
+                f"Transformers' own HGNetV2Config computes another network than its `{field}` says; build the "
+                "configuration with hgnetv2_hf.HGNetV2Config, which honours it and is saved so that stock refuses it."
+            )
         return config
 
     @property
@@ -239,9 +257,15 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
 
     def set_compatibility_fields(self):
         """Derives ``embedding_size``, ``hidden_sizes`` and ``depths`` from the widths: stock reads ``channels`` from them."""
-        self.embedding_size = self.stem_channels[2]
-        self.hidden_sizes = list(self.stage_out_channels)
-        self.depths = list(self.stage_num_blocks)
+        for field, value in self._compatibility_fields().items():
+            setattr(self, field, value)
+
+    def _compatibility_fields(self):
+        return {
+            "embedding_size": self.stem_channels[2],
+            "hidden_sizes": list(self.stage_out_channels),
+            "depths": list(self.stage_num_blocks),
+        }
 
     def has_default_strides(self):
         strides = [_pair(stride) for stride in self.stem_strides]
@@ -253,9 +277,7 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
     def to_dict(self):
         output = super().to_dict()
         output.pop("auto_map", None)  # belongs to a folder, never to a backbone inside a detector's file
-        output["embedding_size"] = self.stem_channels[2]
-        output["hidden_sizes"] = list(self.stage_out_channels)
-        output["depths"] = list(self.stage_num_blocks)
+        output.update(self._compatibility_fields())
         holder = enclosing_configuration(self)
         if holder is not None and self._stock_differs(inside=holder.model_type):
             self._write_as_pp_hgnet_v2(output)

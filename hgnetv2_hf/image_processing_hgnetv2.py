@@ -177,7 +177,7 @@ else:
     class HGNetV2ImageProcessorFast(HGNetV2ImageProcessor, _TorchvisionBase):
         r"""
         The same transform with torchvision: same geometry, faster, and on `device="cuda"` if asked. Interpolation rounds
-        differently: within 2 grey levels of PIL on photos; on noise up to 29 were seen, for tall images that shrink.
+        differently: within 2 grey levels of PIL on photos; at most 32 on noise, for tall images that shrink.
         """
 
         slow_image_processor_class = HGNetV2ImageProcessor

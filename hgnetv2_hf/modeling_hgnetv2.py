@@ -19,7 +19,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.modeling_utils import PreTrainedModel
 
-from .compat import BackboneMixin, init, init_backbone, knows_strides, returns_dict
+from .compat import BackboneMixin, init, init_backbone, returns_dict
 from .configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
 
 
@@ -264,21 +264,9 @@ class HGNetV2PreTrainedModel(PreTrainedModel):
 
     def __init__(self, config, *args, **kwargs):
         if not hasattr(config, "check_architecture"):  # stock's own configuration class
-            config = self._from_stock(config)
+            config = self.config_class.from_stock(config)
         config.check_architecture()
         super().__init__(config, *args, **kwargs)
-
-    @classmethod
-    def _from_stock(cls, stock_config):
-        """This package's configuration with the same fields, where stock computes what they say."""
-        config = cls.config_class.from_dict(stock_config.to_dict())
-        field = "hidden_act" if config.hidden_act != "relu" else "stem_strides"
-        if field == "hidden_act" or not (config.has_default_strides() or knows_strides(stock_config)):
-            raise ValueError(
-                f"Transformers' own HGNetV2Config computes another network than its `{field}` says; build the "
-                "configuration with hgnetv2_hf.HGNetV2Config, which honours it and is saved so that stock refuses it."
-            )
-        return config
 
     def _init_weights(self, module):
         super()._init_weights(module)

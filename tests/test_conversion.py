@@ -196,6 +196,14 @@ class RunsACommand:
         return os.system, (self.command,)
 
 
+def _array_with_shape(dimensions):
+    """An array that claims ``dimensions`` sides of 2**2000 each: multiplying them would take hours."""
+    array = pickle.dumps(np.zeros(3, "float32"), protocol=2)
+    shape = b"(" + (b"\x8a\xfb" + b"\x01" * 251) * (dimensions // 200) + b"t"
+    assert array.count(b"K\x03\x85") == 1
+    return b"\x80\x02}U\x01a" + array[2:-1].replace(b"K\x03\x85", shape) + b"s."
+
+
 def bad_files(tensors, tmp_path, write):
     """name: (path, words of the message)"""
     valid = DIGITS.read_bytes()
@@ -240,13 +248,16 @@ def bad_files(tensors, tmp_path, write):
         "nan": (changed("nan", **{"fc.weight": nan}), "not finite"),
         "integers": (changed("integers", **{"fc.bias": torch.zeros(10, dtype=torch.int64)}), "int64"),
         "claims_terabytes": (raw("terabytes", b"\x80\x04\x8e" + (2**45).to_bytes(8, "little") + b"x."), "truncated"),
+        "split_nonsense": (raw("split", pickle.dumps({"UnpackBigParamInfor@@": 5}, protocol=4)), "split arrays"),
+        "deep_key": (raw("key", b"\x80\x02})" + b"\x85" * 1_000_000 + b"Ns."), "keys that are not names"),
+        "endless_shape": (raw("shape", _array_with_shape(2_000_000)), "impossible shape"),
         "deep_memo": (raw("memo", b"\x80\x02}r\xff\xff\xff\xff."), "no tensors"),
     }
 
 
 BAD = (
     "missing folder empty truncated text command eval no_dictionary no_array no_tensors torch old_torch other_network "
-    "lacks_a_tensor lacks_the_stem has_an_extra_tensor wrong_shape wrong_dimensions two_for_one nan integers claims_terabytes deep_memo"
+    "lacks_a_tensor lacks_the_stem has_an_extra_tensor wrong_shape wrong_dimensions two_for_one nan integers claims_terabytes split_nonsense deep_key endless_shape deep_memo"
 ).split()
 
 

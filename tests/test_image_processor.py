@@ -123,7 +123,7 @@ def test_torchvision_has_the_same_geometry_and_differs_by_at_most_two_levels_on_
 
 @needs_torchvision
 def test_torchvision_differs_by_at_most_thirty_two_levels_on_noise():
-    """The documented worst case: tall images that shrink, which Pillow 13 resizes rows first (29 levels seen)."""
+    """The documented worst case: tall images that shrink, which Pillow 13 resizes rows first."""
     random = np.random.RandomState(0)
     levels = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
     worst = 0

@@ -26,6 +26,7 @@ _OPCODES = (
 ).split()
 _DTYPES = frozenset("b1 i1 u1 i2 u2 i4 u4 i8 u8 f2 f4 f8".split())
 _MAX_NAME_LENGTH = 1024
+_MAX_DIMENSIONS = 32
 _STRUCTURE_NAMES = "StructuredToParameterName@@"
 _SPLIT_ARRAYS = "UnpackBigParamInfor@@"  # spelled so by Paddle
 
@@ -61,7 +62,7 @@ def _refuse_other_formats(path, start):
         raise ConversionError(f"{path} is empty.")
     if start.startswith(b"PK\x03\x04"):
         raise ConversionError(f"{path} is a zip archive, as PyTorch writes, and not a Paddle file (.pdparams).")
-    if start[8:9] == b"{" or start[:1] != b"\x80":
+    if start[:1] != b"\x80":
         raise ConversionError(f"{path} is not a Paddle file (.pdparams): it does not start as a pickle does.")
 
 
@@ -107,8 +108,8 @@ class _Array:
         _, shape, dtype, is_fortran, data = state
         if not isinstance(dtype, _DType) or not isinstance(data, bytes) or not isinstance(shape, tuple):
             raise ConversionError("an array is not stored as bytes with a shape and a numeric type.")
-        if any(type(size) is not int or size < 0 for size in shape):
-            raise ConversionError(f"an array has the shape {shape}.")
+        if len(shape) > _MAX_DIMENSIONS or any(type(size) is not int or size < 0 for size in shape):
+            raise ConversionError("an array has an impossible shape.")
         expected = np.dtype(dtype.name).itemsize
         for size in shape:
             expected *= size
@@ -170,9 +171,8 @@ _NAMES = {
 }
 
 
-class _Interpreter(
-    pickle._Unpickler
-):  # the pure-Python one: its table of opcodes can be cut, and its memo is a dictionary
+class _Interpreter(pickle._Unpickler):
+    # The pure-Python unpickler: its table of opcodes can be cut, and its memo is a dictionary.
     dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES}
 
     def __init__(self, file):
@@ -199,8 +199,25 @@ class _Interpreter(
             raise ConversionError("it sets the state of something that is not an array.")
         target.set_state(state)
 
+    def load_setitem(self):
+        value = self.stack.pop()
+        key = self.stack.pop()
+        self._set_items(self.stack[-1], [key, value])
+
+    def load_setitems(self):
+        items = self.pop_mark()
+        self._set_items(self.stack[-1], items)
+
+    def _set_items(self, target, items):
+        # Text keys only: hashing a deeply nested tuple would exhaust the interpreter's stack.
+        if not isinstance(target, dict) or len(items) % 2 or not all(isinstance(key, str) for key in items[::2]):
+            raise ConversionError("a dictionary has keys that are not names.")
+        target.update(zip(items[::2], items[1::2]))
+
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
 
 
 def _tensors(path, content):
@@ -210,10 +227,13 @@ def _tensors(path, content):
             continue
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], _Array):
             value = value[1]  # (parameter name, array)
-        if not isinstance(name, str) or not isinstance(value, _Array) or value.value is None:
+        if not isinstance(value, _Array) or value.value is None:
             raise ConversionError(f"{path} holds {name!r}, which is not an array.")
         arrays[name] = value.value
-    for name, parts in dict(content.get(_SPLIT_ARRAYS, {})).items():
+    split = content.get(_SPLIT_ARRAYS, {})
+    if not isinstance(split, dict):
+        raise ConversionError(f"{path} does not say how its split arrays fit together.")
+    for name, parts in split.items():
         arrays[name] = _join(path, name, parts, arrays)
     if not arrays:
         raise ConversionError(f"{path} holds no tensors.")
