@@ -8,7 +8,7 @@ from .registration import register, unregister
 
 if TYPE_CHECKING:
     from .configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
-    from .conversion import ConversionError, ConversionReport, convert_checkpoint
+    from .conversion import ConversionError, ConversionReport, ExportReport, convert_checkpoint, export_weights
     from .image_processing_hgnetv2 import HGNetV2ImageProcessor, HGNetV2ImageProcessorFast
     from .loading import load_backbone
     from .modeling_hgnetv2 import (
@@ -29,7 +29,9 @@ __version__ = "0.1.0"
 # who use them shall pay.
 _MODULE_OF = {
     **dict.fromkeys(("HGNetV2Config", "PPHGNetV2Config"), "configuration_hgnetv2"),
-    **dict.fromkeys(("ConversionError", "ConversionReport", "convert_checkpoint"), "conversion"),
+    **dict.fromkeys(
+        ("ConversionError", "ConversionReport", "ExportReport", "convert_checkpoint", "export_weights"), "conversion"
+    ),
     **dict.fromkeys(("HGNetV2ImageProcessor", "HGNetV2ImageProcessorFast"), "image_processing_hgnetv2"),
     "load_backbone": "loading",
     "set_drop_path_rate": "stochastic_depth",
@@ -38,6 +40,7 @@ _MODULE_OF = {
 __all__ = [
     "ConversionError",
     "ConversionReport",
+    "ExportReport",
     "HGNetV2Backbone",
     "HGNetV2Config",
     "HGNetV2ForImageClassification",
@@ -50,6 +53,7 @@ __all__ = [
     "PPHGNetV2ForImageClassification",
     "PPHGNetV2Model",
     "convert_checkpoint",
+    "export_weights",
     "load_backbone",
     "register",
     "set_drop_path_rate",

@@ -9,6 +9,9 @@ from . import __version__
 from .variants import ALIASES, VARIANTS, canonical_name
 
 
+LAYOUT_NAMES = ["paddleclas", "paddledetection", "timm", "dfine", "rtdetrv2", "transformers"]
+
+
 def main(argv=None):
     """Runs one command; returns its exit status."""
     arguments = _parser().parse_args(argv)
@@ -44,6 +47,7 @@ def _parser():
     _add_quickstart(commands)
     _add_list(commands)
     _add_convert(commands)
+    _add_export_weights(commands)
     _add_benchmark(commands)
     return parser
 
@@ -81,40 +85,46 @@ def _run_list(_):
 
 def _add_convert(commands):
     parser = _command(
-        commands, "convert", _run_convert, "Convert a PaddleClas file (.pdparams) into a Transformers folder."
+        commands, "convert", _run_convert, "Convert weights of PaddleClas and others into a Transformers folder."
     )
-    add_convert_arguments(parser)
-
-
-def add_convert_arguments(parser):
-    """The arguments of ``convert``; the scripts in ``conversion_scripts/`` take the same."""
     parser.add_argument(
-        "source", metavar="SOURCE", help="a .pdparams file, or `digits` for the one that ships with the package"
+        "source",
+        metavar="SOURCE",
+        help="a weight file, a folder of timm or Transformers, or a published name (see `hgnetv2-hf list`)",
     )
     parser.add_argument("output_dir", metavar="OUT_DIR", help="the folder to write")
     names = ", ".join([*VARIANTS, *ALIASES])
     parser.add_argument("--variant", type=_variant, metavar="NAME", help=f"insist on a variant: {names}")
-    parser.add_argument("--layout", choices=["paddleclas"], help="insist on a layout (default: recognised)")
+    parser.add_argument("--layout", choices=LAYOUT_NAMES, help="insist on a layout (default: recognised)")
     parser.add_argument("--task", choices=["classification", "backbone"], help="default: what the file holds")
     parser.add_argument(
         "--resize-short",
         type=_pixels,
         metavar="PIXELS",
-        help="short side before the crop (default: 236 for _ssld files, else 232)",
+        help="short side before the crop (default: 236 for _ssld files of PaddleClas, else 232)",
     )
     parser.add_argument("--crop-size", type=_pixels, metavar="PIXELS", help="side of the crop (default: 224)")
     parser.add_argument(
         "--pool-padding",
         choices=["same", "zero"],
-        default="same",
-        help="stem max-pool: as Paddle pads (default), or zeros as timm does",
+        help="stem max-pool: `same` as Paddle pads (default for PaddleClas, PaddleDetection and timm), or `zero` as timm's "
+        "own code, D-FINE and RT-DETRv2 do (default for those two)",
     )
+    parser.add_argument("--dropout", type=_probability, metavar="P", help="PaddleClas's dropout_prob (default: 0)")
     parser.add_argument(
-        "--dropout", type=_probability, default=0.0, metavar="P", help="PaddleClas's dropout_prob (default: 0)"
+        "--verify",
+        action="store_true",
+        help="load the folder again, compare, and run the original program if installed",
     )
-    parser.add_argument("--verify", action="store_true", help="load the folder again and compare")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing model folder, atomically")
-    parser.set_defaults(run=_run_convert)
+    add_push_arguments(parser, "REPO_ID", "upload the folder to this repository, user/name")
+
+
+def add_push_arguments(parser, metavar, help):
+    """``--push-to-hub``, ``--private`` and ``--create-pr``; the script that converts a whole set takes them too."""
+    parser.add_argument("--push-to-hub", metavar=metavar, help=help)
+    parser.add_argument("--private", action="store_true", help="create the repository private")
+    parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
 
 
 def _run_convert(arguments):
@@ -122,6 +132,26 @@ def _run_convert(arguments):
 
     options = {name: value for name, value in vars(arguments).items() if name != "run"}
     print(convert_checkpoint(**options))
+
+
+def _add_export_weights(commands):
+    parser = _command(
+        commands, "export-weights", _run_export_weights, "Write a folder's weights as another program names them."
+    )
+    parser.add_argument("folder", metavar="DIR", help="a converted or fine-tuned folder")
+    parser.add_argument("output", metavar="OUT", help="the file to write: .pdparams, .safetensors, .pth, .pt or .bin")
+    parser.add_argument("--layout", choices=["paddleclas", "timm", "dfine"], required=True)
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def _run_export_weights(arguments):
+    from .conversion import export_weights
+
+    try:
+        print(export_weights(arguments.folder, arguments.output, arguments.layout, arguments.overwrite))
+    except ValueError as error:
+        print(f"hgnetv2-hf: {error}", file=sys.stderr)
+        return 2
 
 
 def _add_benchmark(commands):

@@ -1,6 +1,8 @@
 """The text of ``hgnetv2-hf list``."""
 
-from .published import PUBLISHED
+import functools
+
+from .published import ASSETS, PUBLISHED
 from .variants import ALIASES, VARIANTS
 
 
@@ -13,24 +15,45 @@ def listing():
         lab = "yes" if variant.use_learnable_affine_block else "no"
         lines.append(f"{name:<9}{also.get(name, ''):<6}{count:>10}  {lab:<5}{len(variant.stages)}")
     lines += ["", "parameters: with PaddleClas's 1000-class head; of the backbone where there are three stages", ""]
-    lines.append(f"{'published checkpoint':<26}top-1  top-5  resize  file")
+    lines.append(f"{'published checkpoint':<42}variant  top-1  top-5     size  resize  address")
     for name, row in PUBLISHED.items():
         top1, top5 = (f"{value:.2f}" if value is not None else "-" for value in (row.top1, row.top5))
+        size = f"{file_size(row) / 1e6:.1f} MB"
         where = row.url or "ships with this package"
-        lines.append(f"{name:<26}{top1:>5}  {top5:>5}  {row.resize_short:>6}  {row.file_name} ({where})")
+        lines.append(f"{name:<42}{row.variant:<7}{top1:>7}{top5:>7}{size:>9}  {row.resize_short or '-':>6}  {where}")
+    lines += [
+        "",
+        "top-1, top-5: per cent on ImageNet-1k as PaddleClas publishes them for these weights, at its own preprocessing (236);",
+        "timm's files hold the same weights. size: of the tensors, 4 bytes each. A dash: not published, or a backbone alone.",
+    ]
     return "\n".join(lines)
+
+
+def file_size(row):
+    """Bytes of a published file's tensors; of the file itself where it ships with the package."""
+    if row.url is None:
+        return (ASSETS / row.file_name).stat().st_size
+    model = _meta_model(row.variant, classifier=row.labels is not None)
+    counted = [
+        tensor.numel() for name, tensor in model.state_dict().items() if not name.endswith("num_batches_tracked")
+    ]
+    return 4 * sum(counted)
 
 
 def parameter_count(variant):
     """Parameters of the classifier with 1000 classes, or of the backbone where there is no classifier."""
+    model = _meta_model(variant, classifier=len(VARIANTS[variant].stages) == 4)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@functools.cache
+def _meta_model(variant, classifier):
     import torch
 
     from .configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
     from .modeling_hgnetv2 import HGNetV2Backbone, PPHGNetV2ForImageClassification
 
     with torch.device("meta"):
-        if len(VARIANTS[variant].stages) < 4:
-            model = HGNetV2Backbone(HGNetV2Config.from_variant(variant))
-        else:
-            model = PPHGNetV2ForImageClassification(PPHGNetV2Config.from_variant(variant))
-    return sum(parameter.numel() for parameter in model.parameters())
+        if classifier:
+            return PPHGNetV2ForImageClassification(PPHGNetV2Config.from_variant(variant))
+        return HGNetV2Backbone(HGNetV2Config.from_variant(variant))

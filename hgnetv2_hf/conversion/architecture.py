@@ -21,6 +21,8 @@ def recognise_architecture(tensors):
     stages = [_stage(shape, index) for index in range(shape.count("encoder.stages"))]
     if not stages:
         raise ConversionError("The file holds no stages of an HGNetV2 (no tensor stages.0.…).")
+    if sum(stage.num_blocks * (stage.num_layers + 2) for stage in stages) > len(tensors):
+        raise ConversionError("Tensors are missing: the first blocks have more layers than the file has tensors for.")
     stem_channels = [shape.width_in("embedder.stem1"), shape.width("embedder.stem1"), shape.width("embedder.stem4")]
     fields = {
         "num_channels": stem_channels[0],
@@ -74,6 +76,8 @@ class _Shapes:
         shape = list(self.tensors[name].shape)
         if len(shape) != dimensions:
             raise ConversionError(f"The tensor {name} has shape {shape}; expected {dimensions} dimensions.")
+        if not all(shape):
+            raise ConversionError(f"The tensor {name} has shape {shape}: it is empty.")
         return shape
 
     def width(self, layer):

@@ -2,27 +2,27 @@
 
 import dataclasses
 import hashlib
-import json
 import os
-from pathlib import Path
 from typing import Any, Optional, Union
 
 import torch
 from safetensors import SafetensorError
 
 from ..image_processing_hgnetv2 import HGNetV2ImageProcessor
-from ..published import ASSETS, PUBLISHED, find_published
 from ..variants import canonical_name
 from .architecture import name_variant, recognise_architecture
+from .assumptions import assume
 from .errors import ConversionError
 from .folder import atomic_folder, check_target
-from .layouts import LAYOUTS, recognise_layout, rename
+from .layouts import LAYOUTS, is_counter, is_head, recognise_layout, rename, rename_back, split_detector
 from .model_card import model_card
-from .paddle_file import read_paddle_file
+from .source import find_source
+from .verification import Parity
+from .verification import verify as verify_original
+from .weight_file import read_weights
 
 
 TASKS = ("classification", "backbone")
-_HEAD = ("fc.", "last_conv.", "lab.")
 
 
 @dataclasses.dataclass
@@ -30,6 +30,8 @@ class ConversionReport:
     """What a conversion did. ``str(report)`` is the text that the command line prints."""
 
     source: str
+    address: str  # where the file is published, or its name
+    published: Optional[str]  # its name in the table of published checkpoints
     sha256: str
     output_dir: str
     layout: str
@@ -40,18 +42,25 @@ class ConversionReport:
     num_parameters: int
     num_labels: Optional[int]
     assumed: dict[str, tuple[Any, str]]  # field: (value, where it comes from); no tensor shows these
+    left_out: list[str]  # what the file holds and the folder does not
     checks: list[str]
+    parity: list[Parity] = dataclasses.field(default_factory=list)
+    repo_id: Optional[str] = None  # where it will be pushed
+
+    @property
+    def title(self):
+        return f"PP-HGNetV2-{self.variant.upper()}" if self.variant else "HGNetV2 with its own widths"
 
     def __str__(self):
-        name = f"PP-HGNetV2-{self.variant.upper()}" if self.variant else "HGNetV2 with its own widths"
         head = f", {self.num_labels} classes" if self.num_labels else ""
         lines = [
             f"{self.source} -> {self.output_dir}",
-            f"  {name}, {self.task}{head}: {self.num_tensors} tensors, {self.num_parameters / 1e6:.2f} M parameters",
+            f"  {self.title}, {self.task}{head}: {self.num_tensors} tensors, {self.num_parameters / 1e6:.2f} M parameters",
             f"  layout {self.layout}, model type {self.model_type}, SHA-256 {self.sha256[:16]}…",
             "  assumed, because no tensor shows it:",
             *(f"    {field} = {value} ({reason})" for field, (value, reason) in self.assumed.items()),
-            *(f"  checked: {check}" for check in self.checks),
+            *(f"  left out: {what}" for what in self.left_out),
+            *(f"  checked: {check}" for check in [*self.checks, *map(str, self.parity)]),
         ]
         return "\n".join(lines)
 
@@ -66,8 +75,11 @@ def convert_checkpoint(
     overwrite: bool = False,
     resize_short: Optional[int] = None,
     crop_size: Optional[int] = None,
-    pool_padding: str = "same",
-    dropout: float = 0.0,
+    pool_padding: Optional[str] = None,
+    dropout: Optional[float] = None,
+    push_to_hub: Optional[str] = None,
+    private: bool = False,
+    create_pr: bool = False,
 ) -> ConversionReport:
     """
     Converts a weight file into a folder that Transformers loads.
@@ -76,86 +88,130 @@ def convert_checkpoint(
     code that loads it where this package is not installed. It is complete or absent, whatever stops the program.
 
     Args:
-        source (`str` or `os.PathLike`): a `.pdparams` file, or `"digits"` for the one that ships with the package.
+        source (`str` or `os.PathLike`): a weight file of PaddleClas or PaddleDetection (`.pdparams`), of timm, D-FINE, DEIM or
+            RT-DETRv2 (PyTorch or safetensors), or of Transformers; a folder of timm or Transformers; or a published name
+            (`PPHGNetV2_B4_ssld_stage2`; `hgnetv2-hf list`), which is downloaded.
         output_dir (`str` or `os.PathLike`): the folder to write.
         variant (`str`, *optional*): insist on a variant (`"b0"` … `"b6"`, …); recognised from the tensors without it.
-        layout (`str`, *optional*): insist on a layout (`"paddleclas"`); recognised from the names without it.
-        task (`str`, *optional*): `"classification"` or `"backbone"`; by default what the file holds.
-        verify (`bool`, defaults to `False`): load the folder again and compare every tensor.
+        layout (`str`, *optional*): insist on a layout (`"paddleclas"`, `"paddledetection"`, `"timm"`, `"dfine"`,
+            `"rtdetrv2"`, `"transformers"`); recognised from the names without it.
+        task (`str`, *optional*): `"classification"` or `"backbone"`; by default what the file holds. A detector's file
+            gives its backbone.
+        verify (`bool`, defaults to `False`): load the folder again, compare every tensor, and run the original program
+            where it is installed (see `verification.py`).
         overwrite (`bool`, defaults to `False`): replace an existing model folder, atomically.
         resize_short, crop_size (`int`, *optional*): preprocessing in pixels; by default that of the published file with
             this name, else 232 (236 for `_ssld` files) and 224.
-        pool_padding (`"same"` or `"zero"`, defaults to `"same"`): what pads the stem's max-pool (see `PPHGNetV2Config`).
-        dropout (`float`, defaults to 0.0): PaddleClas's `dropout_prob`, which no tensor shows.
+        pool_padding (`"same"` or `"zero"`, *optional*): what pads the stem's max-pool (see `PPHGNetV2Config`); by default
+            `"same"` for PaddleClas, PaddleDetection and timm, `"zero"` for the others.
+        dropout (`float`, *optional*): PaddleClas's `dropout_prob`, which no tensor shows; 0 by default.
+        push_to_hub (`str`, *optional*): the repository that the folder is then uploaded to, `"user/name"`.
+        private, create_pr (`bool`, defaults to `False`): create it private; open a pull request.
 
     Returns:
         [`ConversionReport`]
 
     Raises:
-        `ConversionError`: one sentence; nothing is left behind.
+        `ConversionError`: one sentence; nothing is left behind (but the complete folder, when only the upload failed).
         `ValueError`: an argument is not one of its choices.
     """
     variant = canonical_name(variant) if variant is not None else None
     _check_choice("layout", layout, tuple(LAYOUTS))
     _check_choice("task", task, TASKS)
     _check_choice("pool_padding", pool_padding, ("same", "zero"))
-    source = _find(os.fspath(source))
+    if push_to_hub is not None:
+        from ..hub import check_repository
+
+        check_repository(push_to_hub)
     check_target(output_dir, source, overwrite)
-
-    tensors = read_paddle_file(source)
-    layout = _layout(source, layout, tensors)
-    tensors = rename(tensors, LAYOUTS[layout])
-    fields = recognise_architecture(tensors)
-    task = _task(source, task, fields)
-    found = name_variant(fields)
-    if variant is not None and variant != found:
-        what = f"a {found}" if found else "none of the published variants"
-        raise ConversionError(f"{source} does not hold a {variant}: its widths and depths are those of {what}.")
-    if task == "backbone":
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_HEAD)}
-
-    assumed = _assumptions(source, task, fields, resize_short, crop_size, pool_padding, dropout)
-    model = _load(_empty_model(task, fields, assumed), tensors)
-    processor = _image_processor(assumed) if task == "classification" else None
-    report = ConversionReport(
-        source=source,
-        sha256=_sha256(source),
-        output_dir=os.fspath(output_dir),
-        layout=layout,
-        variant=found,
-        task=task,
-        model_type=model.config.model_type,
-        num_tensors=len(tensors),
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        num_labels=model.config.num_labels if task == "classification" else None,
-        assumed={field: pair for field, pair in assumed.items() if field != "id2label"},
-        checks=["every tensor has its place and shape, and all values are finite"],
+    found = find_source(os.fspath(source))
+    report, model, original = read_checkpoint(
+        found,
+        layout,
+        variant,
+        task,
+        {
+            "resize_short": resize_short,
+            "crop_size": crop_size,
+            "pool_padding": pool_padding,
+            "dropout_prob": dropout,
+        },
     )
+    report.output_dir = os.fspath(output_dir)
+    report.repo_id = push_to_hub
+    processor = _image_processor(report.assumed) if report.task == "classification" else None
     try:
         with atomic_folder(output_dir) as folder:
             model.save_pretrained(folder)
             if processor is not None:
                 processor.save_pretrained(folder)
             if verify:
-                report.checks.append(_verify(model, folder))
+                _verify(report, model, folder, original)
             (folder / "README.md").write_text(model_card(report), encoding="utf-8")
     except SafetensorError as error:
         raise ConversionError(f"Cannot write {output_dir}: {error}.") from error
+    if push_to_hub is not None:
+        from ..hub import push_folder
+
+        report.checks.append(f"pushed to {push_folder(output_dir, push_to_hub, private, create_pr)}")
     return report
 
 
-def _find(source):
-    """The path of the file that ``source`` means: itself, or one that ships with the package."""
-    if os.path.isfile(source):
-        return source
-    if os.path.exists(source):
-        raise ConversionError(f"{source} is not a file.")
-    row = PUBLISHED.get(source)
-    if row is None:
-        raise ConversionError(f"There is no file {source}.")
-    if row.url is None:
-        return str(ASSETS / row.file_name)
-    raise ConversionError(f"{source} is published as {row.url}; download that file and convert it.")
+def read_checkpoint(source, layout=None, variant=None, task=None, options=None):
+    """
+    The first half of a conversion: everything but the writing (see [`convert_checkpoint`] for arguments and errors).
+
+    Returns:
+        `tuple`: the report so far, the model with its weights, and the tensors under the source's own names.
+    """
+    options = options or dict.fromkeys(("resize_short", "crop_size", "pool_padding", "dropout_prob"))
+    content, place = read_weights(source.path)
+    layout = _layout(source, layout, content)
+    original, others = split_detector(content, LAYOUTS[layout])
+    if others and task != "backbone":
+        raise ConversionError(
+            f"{source.path} holds a whole detector (its tensors include {_some(sorted(others))}); pass --task backbone to "
+            "convert its backbone alone."
+        )
+    tensors = rename(original, LAYOUTS[layout])
+    fields = recognise_architecture(tensors)
+    task = _task(source, task, fields)
+    name = name_variant(fields)
+    if variant is not None and variant != name:
+        what = f"a {name}" if name else "none of the published variants"
+        raise ConversionError(f"{source.path} does not hold a {variant}: its widths and depths are those of {what}.")
+    left_out = [f"{len(others)} tensors of the detector"] if others else []
+    if task == "backbone":
+        left_out += sorted(filter(is_head, tensors))
+        tensors = {name: tensor for name, tensor in tensors.items() if not is_head(name)}
+    for dtype in sorted(
+        {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()} - {"float32", "int64"}
+    ):
+        left_out.append(
+            f"the type {dtype}: weights are saved in float32" + (", rounded" if dtype == "float64" else "")
+        )
+    assumed = assume(source, LAYOUTS[layout], task, fields, options)
+    model = _load(_empty_model(task, fields, assumed), tensors)
+    if place:
+        assumed = {"weights": (place, "the place inside the file; averaged weights are preferred"), **assumed}
+    report = ConversionReport(
+        source=source.path,
+        address=source.address,
+        published=source.name,
+        sha256=_sha256(source.path),
+        output_dir="",
+        layout=layout,
+        variant=name,
+        task=task,
+        model_type=model.config.model_type,
+        num_tensors=len(tensors),
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_labels=model.config.num_labels if task == "classification" else None,
+        assumed={field: pair for field, pair in assumed.items() if field != "id2label"},
+        left_out=left_out,
+        checks=["every tensor has its place and shape, and all values are finite"],
+    )
+    return report, model, original
 
 
 def _check_choice(name, value, choices):
@@ -163,13 +219,15 @@ def _check_choice(name, value, choices):
         raise ValueError(f"`{name}` must be one of {', '.join(choices)}; got {value!r}.")
 
 
-def _layout(source, layout, tensors):
-    found = recognise_layout(tensors)
-    if found is None or layout not in (None, found):
-        wanted = LAYOUTS[layout].title if layout else " or ".join(known.title for known in LAYOUTS.values())
-        first = ", ".join(sorted(tensors)[:3])
+def _layout(source, wanted, tensors):
+    found = recognise_layout(tensors, wanted)
+    if wanted is None and source.row is not None:  # PaddleDetection's backbone files have PaddleClas's names
+        found = recognise_layout(tensors, source.row.layout) or found
+    if found is None:
+        titles = [LAYOUTS[wanted].title] if wanted else [layout.title for layout in LAYOUTS.values()]
         raise ConversionError(
-            f"{source} does not hold HGNetV2 weights in the layout of {wanted}; its tensors are {first}, …"
+            f"{source.path} does not hold HGNetV2 weights in the layout of {' or '.join(titles)}; its tensors are "
+            f"{_some(sorted(tensors))}."
         )
     return found
 
@@ -177,49 +235,11 @@ def _layout(source, layout, tensors):
 def _task(source, task, fields):
     has_head = "num_labels" in fields
     if task == "classification" and not has_head:
-        raise ConversionError(f"{source} holds a backbone without a classifier (no fc.weight); use --task backbone.")
-    return task or ("classification" if has_head else "backbone")
-
-
-def _assumptions(source, task, fields, resize_short, crop_size, pool_padding, dropout):
-    """What no tensor shows, each with where it comes from."""
-    row = find_published(source)
-    published = f"published with {Path(source).name}"
-    assumed = {
-        "hidden_act": ("relu", "every published HGNetV2"),
-        "stem_strides": ([2, 1, 1, 2, 1], "every published HGNetV2"),
-        "stage_downsample_strides": ([2] * len(fields["stage_in_channels"]), "every published HGNetV2"),
-    }
-    if fields["use_learnable_affine_block"]:
-        assumed["pool_padding"] = (pool_padding, "PaddleClas" if pool_padding == "same" else "option")
-    has_dropout = task == "classification" and fields["use_last_conv"]
-    if has_dropout:
-        assumed["dropout_prob"] = (dropout, "option" if dropout else "published weights have none")
-    elif dropout:
         raise ConversionError(
-            "PaddleClas drops out only behind its last convolution, which this network does not have."
+            f"{source.path} holds a backbone without a classifier (no fc.weight); use --task backbone."
         )
-    if task == "backbone":
-        return assumed
-    if resize_short is not None:
-        assumed["resize_short"] = (resize_short, "option")
-    elif row is not None:
-        assumed["resize_short"] = (row.resize_short, published)
-    elif "_ssld" in Path(source).name:
-        assumed["resize_short"] = (236, "PaddleClas's SSLD configurations")
-    else:
-        assumed["resize_short"] = (232, "PaddleClas's training configurations")
-    if crop_size is not None:
-        assumed["crop_size"] = (crop_size, "option")
-    else:
-        assumed["crop_size"] = (row.crop_size, published) if row else (224, "every published ImageNet classifier")
-    labels = row.labels if row is not None else "imagenet-1k" if fields["num_labels"] == 1000 else None
-    if labels is not None:
-        names = json.loads((ASSETS / f"labels_{labels}.json").read_text(encoding="utf-8"))
-        if len(names) == fields["num_labels"]:
-            assumed["labels"] = (labels, published if row else "1000 classes")
-            assumed["id2label"] = (dict(enumerate(names)), "")
-    return assumed
+    is_backbone = not has_head or (source.row is not None and source.row.labels is None)
+    return task or ("backbone" if is_backbone else "classification")
 
 
 def _empty_model(task, fields, assumed):
@@ -232,7 +252,8 @@ def _empty_model(task, fields, assumed):
     pool_padding = assumed.get("pool_padding", ("same", ""))[0]
     pads_differently = fields["use_learnable_affine_block"] and pool_padding == "same"
     has_own_head = task == "classification" and head["use_last_conv"]
-    faithful = pads_differently or has_own_head
+    is_unusual = trunk["hidden_act"] != "relu" or not _has_default_strides(trunk)
+    faithful = pads_differently or has_own_head or is_unusual
     if faithful:
         trunk["pool_padding"] = pool_padding
     if task == "classification":
@@ -249,8 +270,12 @@ def _empty_model(task, fields, assumed):
         config.set_compatibility_fields()
         with torch.device("meta"):
             return model_class(config).eval()
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise ConversionError(f"The tensors do not form a network: {error}") from error
+
+
+def _has_default_strides(trunk):
+    return trunk["stem_strides"] == [2, 1, 1, 2, 1] and set(map(str, trunk["stage_downsample_strides"])) == {"2"}
 
 
 _ASSUMED_CONFIGURATION = ("hidden_act", "stem_strides", "stage_downsample_strides")
@@ -259,7 +284,7 @@ _ASSUMED_CONFIGURATION = ("hidden_act", "stem_strides", "stage_downsample_stride
 def _load(model, tensors):
     """Gives the model its weights after checking every one of them."""
     expected = model.state_dict()
-    counters = {name for name in expected if name.endswith("num_batches_tracked")}
+    counters = set(filter(is_counter, expected))
     missing = sorted(set(expected) - counters - set(tensors))
     unknown = sorted(set(tensors) - set(expected))
     if missing:
@@ -272,6 +297,9 @@ def _load(model, tensors):
             raise ConversionError(
                 f"The tensor {name} has shape {list(tensor.shape)}; this network needs {list(expected[name].shape)}."
             )
+        if name in counters:
+            state_dict[name] = _counter(name, tensor)
+            continue
         if not tensor.is_floating_point():
             raise ConversionError(
                 f"The tensor {name} holds {tensor.dtype} values; weights are floating-point numbers."
@@ -279,10 +307,16 @@ def _load(model, tensors):
         if not torch.isfinite(tensor).all():
             raise ConversionError(f"The tensor {name} holds values that are not finite (NaN or infinity).")
         state_dict[name] = tensor.float().contiguous()
-    for name in counters:
+    for name in counters - set(tensors):
         state_dict[name] = torch.tensor(0)
     model.load_state_dict(state_dict, assign=True)
     return model
+
+
+def _counter(name, tensor):
+    if tensor.dtype != torch.int64 or int(tensor) < 0:
+        raise ConversionError(f"The tensor {name} is not a count.")
+    return tensor.clone()
 
 
 def _some(names):
@@ -291,29 +325,46 @@ def _some(names):
 
 
 def _image_processor(assumed):
-    short, crop = assumed["resize_short"][0], assumed["crop_size"][0]
+    values = {field: value for field, (value, _) in assumed.items()}
+    short, crop = values["resize_short"], values["crop_size"]
     if crop > short:
         raise ConversionError(
             f"A crop of {crop} pixels does not fit into images whose short side is resized to {short}."
         )
-    return HGNetV2ImageProcessor(size={"shortest_edge": short}, crop_size={"height": crop, "width": crop})
+    try:
+        return HGNetV2ImageProcessor(
+            size={"shortest_edge": short},
+            crop_size={"height": crop, "width": crop},
+            **{field: values[field] for field in ("resample", "image_mean", "image_std")},
+        )
+    except (ValueError, TypeError) as error:
+        raise ConversionError(f"The preprocessing declared beside the weights does not work: {error}") from error
 
 
-def _verify(model, folder):
-    """Loads the folder again and compares every tensor; the original program is not run here."""
+def _verify(report, model, folder, original):
+    """Adds to the report what the folder, loaded again, was compared with."""
     reloaded = type(model).from_pretrained(folder).eval()
     written, read = model.state_dict(), reloaded.state_dict()
     different = [name for name, tensor in written.items() if not torch.equal(tensor, read[name])]
     if different:
         raise ConversionError(f"The folder holds other values than the source for {_some(different)}.")
+    report.checks.append("the folder, loaded again, holds the same bits")
+    back = rename_back(read, LAYOUTS[report.layout])
+    compared = [name for name in back if name in original]
+    if len(compared) == len(back) and all(_equal(back[name], original[name]) for name in compared):
+        report.checks.append(f"renamed back, {len(back)} tensors equal the source's bit for bit")
     pixel_values = torch.randn(1, model.config.num_channels, 96, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         output = reloaded(pixel_values, return_dict=False)[0]
     if not all(torch.isfinite(each).all() for each in (output if isinstance(output, tuple) else (output,))):
         raise ConversionError("The converted model computes values that are not finite.")
-    return (
-        "the folder, loaded again, holds the same bits and computes finite values (the original program was not run)"
-    )
+    report.checks.append("the outputs for a random image are finite")
+    report.parity, notes = verify_original(reloaded, report.variant, report.layout, original)
+    report.checks += notes
+
+
+def _equal(one, other):
+    return one.dtype == other.dtype and torch.equal(one, other)
 
 
 def _sha256(path):
@@ -328,4 +379,4 @@ def _digest(file):
     return digest.hexdigest()
 
 
-__all__ = ["TASKS", "ConversionReport", "convert_checkpoint"]
+__all__ = ["TASKS", "ConversionReport", "convert_checkpoint", "read_checkpoint"]

@@ -1,4 +1,4 @@
-"""Output folders that are complete or absent, whatever stops the program."""
+"""Output folders and files that are complete or absent, whatever stops the program."""
 
 import contextlib
 import ctypes
@@ -65,6 +65,20 @@ def atomic_folder(output_dir):
         for folder in reversed(created):
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+@contextlib.contextmanager
+def atomic_file(path):
+    """Gives a path next to ``path`` that takes its name when the block ends without an error; on disk before that."""
+    path = Path(path).absolute()
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _make_parents(parent):

@@ -1,62 +1,138 @@
 """How other programs name the tensors of the network: one table of renaming rules per layout."""
 
 import re
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from .errors import ConversionError
 
 
 class Layout(NamedTuple):
-    """Renaming rules, applied in order, from a program's names to those of Transformers."""
+    """Renaming rules, applied in order, from a program's names to those of Transformers, and back."""
 
     title: str
-    signature: str  # a tensor that is in every file of this layout, and in no other layout
+    signature: str  # a tensor that every file of this layout holds
     rules: tuple[tuple[str, str], ...]
     reverse_rules: tuple[tuple[str, str], ...]
-    dropped_on_export: tuple[str, ...]  # tensors that the other program does not store
+    pool_padding: str  # how the program that ships these files pads the stem's max-pool: "same" or "zero"
+    prefix: str = "backbone."  # of the network inside a detector
+    excluded: Optional[str] = None  # the beginning of names that no file of this layout holds
     transposed: tuple[str, ...] = ()  # (in, out) weights of linear layers, by their new names
+    has_head: bool = True
+    has_counters: bool = True  # `num_batches_tracked`
 
 
-_TRUNK = (
+_NAMES = (
     (r"^stem\.", "embedder."),
     (r"^stages\.", "encoder.stages."),
     (r"\.conv\.weight$", ".convolution.weight"),
+    (r"\.bn\.", ".normalization."),
 )
-_REVERSE_TRUNK = (
+_NAMES_BACK = (
     (r"^embedder\.", "stem."),
     (r"^encoder\.stages\.", "stages."),
     (r"\.convolution\.weight$", ".conv.weight"),
+    (r"\.normalization\.", ".bn."),
 )
+_SQUEEZE = (
+    (r"\.aggregation_squeeze_conv\.", ".aggregation.0."),
+    (r"\.aggregation_excitation_conv\.", ".aggregation.1."),
+)
+_SQUEEZE_BACK = (
+    (r"\.aggregation\.0\.", ".aggregation_squeeze_conv."),
+    (r"\.aggregation\.1\.", ".aggregation_excitation_conv."),
+)
+_PADDLE = {
+    "rules": (
+        *_SQUEEZE,
+        (r"\.bn\._mean$", ".bn.running_mean"),
+        (r"\.bn\._variance$", ".bn.running_var"),
+        *_NAMES,
+    ),
+    "reverse_rules": (
+        *_NAMES_BACK,
+        (r"\.bn\.running_mean$", ".bn._mean"),
+        (r"\.bn\.running_var$", ".bn._variance"),
+        *_SQUEEZE_BACK,
+    ),
+    "pool_padding": "same",
+    "transposed": ("fc.weight",),
+    "has_counters": False,
+}
 
+# Recognised in this order, so a name that says less comes after one that says more.
 LAYOUTS = {
-    "paddleclas": Layout(
-        title="PaddleClas",
-        signature="stem.stem1.bn._mean",
+    "paddleclas": Layout(title="PaddleClas", signature="stem.stem1.bn._mean", prefix="", **_PADDLE),
+    "paddledetection": Layout(title="PaddleDetection", signature="stem.stem1.bn._mean", **_PADDLE),
+    "rtdetrv2": Layout(
+        title="RT-DETRv2",
+        signature="stem.stem2a.conv.1.weight",
+        rules=((r"^(stem\.stem2[ab]\.conv)\.1\.weight$", r"\1.weight"), *_SQUEEZE, *_NAMES),
+        reverse_rules=(*_NAMES_BACK, *_SQUEEZE_BACK, (r"^(stem\.stem2[ab]\.conv)\.weight$", r"\1.1.weight")),
+        pool_padding="zero",
+        has_head=False,
+    ),
+    "dfine": Layout(
+        title="D-FINE and DEIM",
+        signature="stages.0.blocks.0.aggregation.0.conv.weight",
+        rules=_NAMES,
+        reverse_rules=_NAMES_BACK,
+        pool_padding="zero",
+        excluded="head.",
+        has_head=False,
+    ),
+    "timm": Layout(
+        title="timm",
+        signature="stages.0.blocks.0.aggregation.0.conv.weight",
         rules=(
-            *_TRUNK,
-            (r"\.aggregation_squeeze_conv\.", ".aggregation.0."),
-            (r"\.aggregation_excitation_conv\.", ".aggregation.1."),
-            (r"\.bn\._mean$", ".normalization.running_mean"),
-            (r"\.bn\._variance$", ".normalization.running_var"),
-            (r"\.bn\.(weight|bias)$", r".normalization.\1"),
+            *_NAMES,
+            (r"^head\.last_conv\.0\.", "last_conv."),
+            (r"^head\.last_conv\.2\.", "lab."),
+            (r"^head\.fc\.", "fc."),
         ),
         reverse_rules=(
-            *_REVERSE_TRUNK,
-            (r"\.aggregation\.0\.", ".aggregation_squeeze_conv."),
-            (r"\.aggregation\.1\.", ".aggregation_excitation_conv."),
-            (r"\.normalization\.running_mean$", ".bn._mean"),
-            (r"\.normalization\.running_var$", ".bn._variance"),
-            (r"\.normalization\.(weight|bias)$", r".bn.\1"),
+            *_NAMES_BACK,
+            (r"^last_conv\.", "head.last_conv.0."),
+            (r"^lab\.", "head.last_conv.2."),
+            (r"^fc\.", "head.fc."),
         ),
-        dropped_on_export=("num_batches_tracked",),
-        transposed=("fc.weight",),
+        pool_padding="same",  # trained in Paddle, though timm itself pads with zeros
+        prefix="",
+    ),
+    "transformers": Layout(
+        title="Transformers",
+        signature="embedder.stem1.normalization.running_mean",
+        rules=(),
+        reverse_rules=(),
+        pool_padding="zero",
+        prefix="model.backbone.model.",
     ),
 }
 
 
-def recognise_layout(names):
-    """The layout whose signature is among ``names``, or ``None``."""
-    return next((key for key, layout in LAYOUTS.items() if layout.signature in names), None)
+def recognise_layout(names, wanted=None):
+    """The first layout whose signature is among ``names`` (of all, or only the wanted one), or ``None``."""
+    for key, layout in LAYOUTS.items():
+        fits = layout.signature in names or layout.prefix + layout.signature in names
+        if layout.excluded is not None and any(name.startswith(layout.excluded) for name in names):
+            fits = False
+        if fits and wanted in (None, key):
+            return key
+    return None
+
+
+def split_detector(tensors, layout):
+    """
+    Parts a detector's file.
+
+    Returns:
+        `tuple[dict, list[str]]`: the network's tensors without the prefix they have inside a detector, and the names of
+        everything else, which is empty unless the file holds a detector.
+    """
+    if layout.signature in tensors:
+        return tensors, []
+    inside = {name: tensor for name, tensor in tensors.items() if name.startswith(layout.prefix)}
+    others = [name for name in tensors if name not in inside]
+    return {name.removeprefix(layout.prefix): tensor for name, tensor in inside.items()}, others
 
 
 def rename(tensors, layout):
@@ -71,12 +147,27 @@ def rename(tensors, layout):
 
 
 def rename_back(tensors, layout):
-    """``tensors`` of Transformers under the names, and in the orientation, of another program."""
-    return {
-        _apply(layout.reverse_rules, name): _oriented(name, tensor, layout)
+    """``tensors`` of Transformers under the names, and in the orientation, of another program; without what it lacks.
+
+    Counters that never counted are left out: no other program needs them, and a file that had none gets none.
+    """
+    kept = {
+        name: tensor
         for name, tensor in tensors.items()
-        if not name.endswith(layout.dropped_on_export)
+        if not (is_counter(name) and not (layout.has_counters and tensor.any()))
+        and (layout.has_head or not is_head(name))
     }
+    return {_apply(layout.reverse_rules, name): _oriented(name, tensor, layout) for name, tensor in kept.items()}
+
+
+def is_counter(name):
+    """Whether this is batch norm's count of training steps, which no computation uses."""
+    return name.endswith(".num_batches_tracked")
+
+
+def is_head(name):
+    """Whether this is a tensor of the classifier, by its name in Transformers."""
+    return name.startswith(("fc.", "last_conv.", "lab."))
 
 
 def _apply(rules, name):

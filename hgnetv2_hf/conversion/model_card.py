@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from ..published import find_published
+from huggingface_hub import EvalResult, ModelCardData
+
+from ..published import PUBLISHED
 
 
 def model_card(report):
@@ -13,73 +15,174 @@ def model_card(report):
     Returns:
         `str`: the card, with the Hub's metadata in front.
     """
-    row = find_published(report.source)
-    title = f"PP-HGNetV2-{report.variant.upper()}" if report.variant else "HGNetV2"
-    task = "image-classification" if report.task == "classification" else "image-feature-extraction"
+    row = PUBLISHED.get(report.published)
     return "\n".join(
         [
-            *_metadata(task, row),
-            f"# {title} ({report.task})",
+            "---",
+            _metadata(report, row).to_yaml(),
+            "---",
             "",
-            f"Converted from `{Path(report.source).name}` (SHA-256 `{report.sha256}`) with hgnetv2_hf.",
-            *_published(row),
+            f"# {report.title} ({report.task})",
             "",
+            *_origin(report, row),
+            *_accuracy(report, row),
             *_usage(report),
-            "## Assumed",
-            "",
-            "No tensor shows these; they come from the published models or from an option of the conversion.",
-            "",
-            "| field | value | from |",
-            "| --- | --- | --- |",
-            *(f"| `{field}` | `{value}` | {reason} |" for field, (value, reason) in report.assumed.items()),
-            "",
-            "## Checked",
-            "",
-            *(f"- {check}" for check in report.checks),
-            "",
+            *_preprocessing(report),
+            *_assumed(report),
+            *_checks(report),
+            *_credits(report, row),
         ]
     )
 
 
-def _metadata(task, row):
-    datasets = ["datasets:", "- imagenet-1k"] if row is not None and row.labels == "imagenet-1k" else []
+def _metadata(report, row):
+    is_imagenet = row is not None and row.labels == "imagenet-1k"
+    results = None
+    if is_imagenet and row.top1 is not None:
+        results = [
+            EvalResult(
+                task_type="image-classification",
+                dataset_type="imagenet-1k",
+                dataset_name="ImageNet-1k",
+                metric_type="accuracy",
+                metric_name=name,
+                metric_value=value,
+            )
+            for name, value in (("top-1", row.top1), ("top-5", row.top5))
+        ]
+    return ModelCardData(
+        license=row.license if row is not None else "unknown",  # nobody but its author knows that of another file
+        library_name="transformers",
+        pipeline_tag="image-classification" if report.task == "classification" else "image-feature-extraction",
+        tags=["hgnet_v2", "pp-hgnetv2", *([report.variant] if report.variant else [])],
+        datasets=["imagenet-1k"] if is_imagenet else None,
+        model_name=report.title if results else None,
+        eval_results=results,
+    )
+
+
+def _origin(report, row):
+    where = f"[{Path(report.address).name}]({report.address})" if "://" in report.address else f"`{report.address}`"
+    lines = [
+        f"Variant `{report.variant}`" if report.variant else "Widths of its own",
+        f", {report.num_parameters / 1e6:.2f} M parameters, converted from {where} (layout {report.layout}, SHA-256 "
+        f"`{report.sha256}`) with hgnetv2_hf. Model type `{report.model_type}`.",
+    ]
+    licence = row.license if row is not None else "unknown: it is that of the file's author; set it above"
+    return ["".join(lines), "", f"Licence: {licence}.", ""]
+
+
+def _accuracy(report, row):
+    if row is None or row.top1 is None or report.task != "classification":
+        return []
     return [
-        "---",
-        *(["license: apache-2.0"] if row is not None else []),  # nobody but its author knows that of another file
-        "library_name: transformers",
-        f"pipeline_tag: {task}",
-        "tags:",
-        "- hgnet_v2",
-        "- pp-hgnetv2",
-        *datasets,
-        "---",
+        f"Accuracy on ImageNet-1k as PaddleClas publishes it for these weights, with a short side of 236 pixels and a crop of "
+        f"224: {row.top1} % top-1, {row.top5} % top-5 (not measured here).",
         "",
     ]
 
 
-def _published(row):
-    if row is None or row.top1 is None:
-        return []
-    return ["", f"Accuracy on ImageNet-1k as its authors publish it: {row.top1} % top-1, {row.top5} % top-5."]
-
-
 def _usage(report):
-    if report.task == "classification":
-        use = ['classify = pipeline("image-classification", model=folder)', 'classify("photo.jpg")']
-        imports = "from transformers import pipeline"
-    else:
-        use = ["backbone = hgnetv2_hf.load_backbone(folder)", "backbone(pixel_values).feature_maps"]
-        imports = None
+    folder = report.repo_id or report.output_dir
+    ours, remote, stock = (
+        (_CLASSIFY, _CLASSIFY_REMOTE, _BACKBONE) if report.task == "classification" else (_MAPS, _MAPS_REMOTE, None)
+    )
+    if report.model_type == "hgnet_v2":
+        stock = _STOCK
+    sections = [("With hgnetv2_hf (`pip install hgnetv2-hf`)", ours), ("Without it", remote)]
+    if stock is not None:
+        sections.append(("As a backbone" + (", in stock Transformers" if stock is _STOCK else ""), stock))
+    lines = ["## Use", ""]
+    for title, code in sections:
+        lines += [f"{title}:", "", "```python", *code.strip().replace("FOLDER", folder).splitlines(), "```", ""]
+    if report.model_type == "hgnet_v2":
+        return lines
+    return [*lines, "Stock Transformers alone refuses this model type, because it would compute something else.", ""]
+
+
+_CLASSIFY = """
+import hgnetv2_hf
+from transformers import pipeline
+
+classify = pipeline("image-classification", model="FOLDER")
+classify("photo.jpg")
+"""
+_CLASSIFY_REMOTE = """
+from transformers import pipeline
+
+classify = pipeline("image-classification", model="FOLDER", trust_remote_code=True)
+classify("photo.jpg")
+"""
+_BACKBONE = """
+import hgnetv2_hf
+import torch
+
+backbone = hgnetv2_hf.load_backbone("FOLDER", out_features=["stage2", "stage3", "stage4"]).eval()
+feature_maps = backbone(torch.zeros(1, 3, 224, 224)).feature_maps
+"""
+_MAPS = """
+import hgnetv2_hf
+import torch
+
+backbone = hgnetv2_hf.load_backbone("FOLDER", out_features=["stage2", "stage3"]).eval()
+feature_maps = backbone(torch.zeros(1, 3, 224, 224)).feature_maps
+"""
+_MAPS_REMOTE = """
+import torch
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True).eval()
+pooled = model(torch.zeros(1, 3, 224, 224)).pooler_output
+"""
+_STOCK = """
+import torch
+from transformers import HGNetV2Backbone
+
+backbone = HGNetV2Backbone.from_pretrained("FOLDER", out_features=["stage2", "stage3"]).eval()
+feature_maps = backbone(torch.zeros(1, 3, 224, 224)).feature_maps
+"""
+
+
+def _preprocessing(report):
+    if report.task != "classification":
+        return []
+    value = {field: value for field, (value, _) in report.assumed.items()}
     return [
-        "## Use",
+        "## Preprocessing",
         "",
-        "```python",
-        "import hgnetv2_hf",
-        *([imports] if imports else []),
+        f"RGB; short side resized to {value['resize_short']} pixels (PIL filter {value['resample']}; 3 is bicubic); centre "
+        f"crop of {value['crop_size']}×{value['crop_size']}; scaled to 0…1; mean {value['image_mean']}, standard deviation "
+        f"{value['image_std']}. `preprocessor_config.json` holds it.",
         "",
-        *use,
-        "```",
+    ]
+
+
+def _assumed(report):
+    lines = [
+        "## Assumed",
         "",
-        "Without the package, pass `trust_remote_code=True`: the folder carries the code that loads it.",
+        "No tensor shows these; they come from the published models, a file beside the weights, or an option.",
+        "",
+        "| field | value | from |",
+        "| --- | --- | --- |",
+        *(f"| `{field}` | `{value}` | {reason} |" for field, (value, reason) in report.assumed.items()),
+        "",
+    ]
+    if report.left_out:
+        lines += ["Left out:", "", *(f"- {what}" for what in report.left_out), ""]
+    return lines
+
+
+def _checks(report):
+    parity = [str(each) for each in report.parity] or ["no original program was run: convert with `--verify` for that"]
+    return ["## Checked", "", *(f"- {check}" for check in [*report.checks, *parity]), ""]
+
+
+def _credits(report, row):
+    if row is not None and report.published == "digits":
+        return ["Trained by the hgnetv2_hf project on scikit-learn's digits (E. Alpaydin and C. Kaynak, UCI).", ""]
+    return [
+        "PP-HGNetV2 is the work of the PaddlePaddle authors: [PaddleClas](https://github.com/PaddlePaddle/PaddleClas); SSLD: "
+        "[arXiv 2103.05959](https://arxiv.org/abs/2103.05959).",
         "",
     ]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from .errors import ConversionError
+from .folder import atomic_file
 
 
 _OPCODES = (
@@ -27,6 +28,7 @@ _OPCODES = (
 _DTYPES = frozenset("b1 i1 u1 i2 u2 i4 u4 i8 u8 f2 f4 f8".split())
 _MAX_NAME_LENGTH = 1024
 _MAX_DIMENSIONS = 32
+_MAX_OPCODES = 2_000_000  # a file with 1,000 tensors has 40,000; each may create an object
 _STRUCTURE_NAMES = "StructuredToParameterName@@"
 _SPLIT_ARRAYS = "UnpackBigParamInfor@@"  # spelled so by Paddle
 
@@ -60,15 +62,15 @@ def read_paddle_file(path: Union[str, os.PathLike]) -> dict[str, torch.Tensor]:
 def _refuse_other_formats(path, start):
     if not start:
         raise ConversionError(f"{path} is empty.")
-    if start.startswith(b"PK\x03\x04"):
-        raise ConversionError(f"{path} is a zip archive, as PyTorch writes, and not a Paddle file (.pdparams).")
     if start[:1] != b"\x80":
-        raise ConversionError(f"{path} is not a Paddle file (.pdparams): it does not start as a pickle does.")
+        raise ConversionError(
+            f"{path} is no weight file: neither of Paddle (.pdparams), nor PyTorch, nor safetensors."
+        )
 
 
 def _interpret(path, file):
     try:
-        return _Interpreter(_BoundedFile(file)).load()
+        return _Interpreter(_BoundedFile(file), os.fstat(file.fileno()).st_size).load()
     except ConversionError as error:
         raise ConversionError(f"{path} is not what Paddle writes: {error}") from None
     except KeyError as error:  # the unpickler looks its opcodes up in a dictionary
@@ -124,12 +126,12 @@ class _DType:
     def __init__(self, name, *flags):
         name = name.decode("ascii") if isinstance(name, bytes) else name
         if not isinstance(name, str) or name.lstrip("<|=") not in _DTYPES:
-            raise ConversionError(f"an array has the type {name!r}.")
+            raise ConversionError("an array has a type that is not a plain number.")
         self.name = "<" + name.lstrip("<|=")
 
     def set_state(self, state):
         if state[1] not in ("<", "|", "=", b"<", b"|", b"="):
-            raise ConversionError(f"an array has the byte order {state[1]!r}.")
+            raise ConversionError("an array is not stored in little-endian order.")
 
 
 class _NDArrayName:
@@ -147,7 +149,9 @@ def _encode(text, encoding):
 
 
 def _new_tuple(items=()):
-    return tuple(items)
+    if not isinstance(items, tuple):
+        raise ConversionError("a tuple is made of something else.")
+    return items
 
 
 def _no_bytes():
@@ -171,16 +175,31 @@ _NAMES = {
 }
 
 
+class _CountedOpcodes(dict):
+    """The table of opcodes, which gives out a limited number of them."""
+
+    left = _MAX_OPCODES
+
+    def __getitem__(self, code):
+        self.left -= 1
+        if self.left < 0:
+            raise ConversionError(f"it has more than {_MAX_OPCODES} opcodes.")
+        return super().__getitem__(code)
+
+
 class _Interpreter(pickle._Unpickler):
     # The pure-Python unpickler: its table of opcodes can be cut, and its memo is a dictionary.
     dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES}
 
-    def __init__(self, file):
+    def __init__(self, file, size):
         super().__init__(file, encoding="latin1")
+        self.dispatch = _CountedOpcodes(self.dispatch)
+        self._encodable = size  # what may be encoded in all: one text could be encoded again and again
 
     def find_class(self, module, name):
         if (module, name) not in _NAMES:
-            raise ConversionError(f"it asks for {module}.{name}, which no weight file needs. Nothing was executed.")
+            asked = f"{module}.{name}"[:80]
+            raise ConversionError(f"it asks for {asked}, which no weight file needs. Nothing was executed.")
         return _NAMES[module, name]
 
     def load_reduce(self):
@@ -190,6 +209,10 @@ class _Interpreter(pickle._Unpickler):
             raise ConversionError("it calls something that is not a function.")
         if not isinstance(arguments, tuple):
             raise ConversionError("it calls a function without arguments.")
+        if function is _encode:
+            self._encodable -= len(arguments[0])
+            if self._encodable < 0:
+                raise ConversionError("it encodes more bytes than it holds.")
         self.stack[-1] = function(*arguments)
 
     def load_build(self):
@@ -228,7 +251,7 @@ def _tensors(path, content):
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], _Array):
             value = value[1]  # (parameter name, array)
         if not isinstance(value, _Array) or value.value is None:
-            raise ConversionError(f"{path} holds {name!r}, which is not an array.")
+            raise ConversionError(f"{path} holds {name[:80]!r}, which is not an array.")
         arrays[name] = value.value
     split = content.get(_SPLIT_ARRAYS, {})
     if not isinstance(split, dict):
@@ -243,10 +266,12 @@ def _tensors(path, content):
 def _join(path, name, parts, arrays):
     """Old protocols split arrays of more than 1 GiB."""
     try:
+        if not all(type(key) is str for key in parts["slices"]):
+            raise TypeError("a part has no name")
         pieces = [arrays.pop(key).ravel() for key in parts["slices"]]
         return np.concatenate(pieces).reshape(tuple(parts["OriginShape"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise ConversionError(f"{path} holds {name!r} in parts that do not fit together: {error}.") from error
+        raise ConversionError(f"{path} holds {name[:80]!r} in parts that do not fit together: {error}.") from error
 
 
 def _as_tensor(array):
@@ -268,17 +293,10 @@ def write_paddle_file(tensors: dict[str, torch.Tensor], path: Union[str, os.Path
     Raises:
         `OSError`: the file cannot be written.
     """
-    path = os.fspath(path)
     content = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
     content[_STRUCTURE_NAMES] = {name: f"parameter_{i}" for i, name in enumerate(tensors)}
-    partial = f"{path}.partial"
-    try:
-        with open(partial, "wb") as file:
-            _Writer(file, protocol=4).dump(content)
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    with atomic_file(path) as partial, open(partial, "wb") as file:
+        _Writer(file, protocol=4).dump(content)
 
 
 class _Writer(pickle._Pickler):

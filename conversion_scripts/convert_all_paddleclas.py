@@ -1,0 +1,9 @@
+"""Converts PaddleClas's fourteen published classifiers, and pushes them to the Hub if asked to."""
+
+import sys
+
+from hgnetv2_hf.conversion.whole_set import main
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""What no tensor shows, each value with where it comes from."""
+
+import json
+from pathlib import Path
+
+from ..image_processing_hgnetv2 import IMAGENET_MEAN, IMAGENET_STD
+from ..published import ASSETS
+from .errors import ConversionError
+
+
+_EVERYWHERE = "every published HGNetV2"
+_CLASSIFIERS = "every published ImageNet classifier"
+
+
+def assume(source, layout, task, fields, options):
+    """
+    Args:
+        source ([`Source`]): may declare values in files beside the weights, or be a published checkpoint.
+        layout ([`Layout`]): the program that the weights come from.
+        task (`str`): `"classification"` or `"backbone"`.
+        fields (`dict`): what the tensors show.
+        options (`dict`): `resize_short`, `crop_size`, `pool_padding`, `dropout_prob`; `None` where the user said nothing.
+
+    Returns:
+        `dict[str, tuple]`: field to value and reason. An option counts more than what a file beside the weights declares,
+        that more than the published checkpoint of this name, and that more than what all published ones share.
+
+    Raises:
+        `ConversionError`: an option does not fit the network.
+    """
+    stages = len(fields["stage_in_channels"])
+    has_dropout = task == "classification" and fields["use_last_conv"]
+    if options["dropout_prob"] and not has_dropout:
+        raise ConversionError(
+            "PaddleClas drops out only behind its last convolution, which this network does not have."
+        )
+    defaults = {
+        "hidden_act": ("relu", _EVERYWHERE),
+        "stem_strides": ([2, 1, 1, 2, 1], _EVERYWHERE),
+        "stage_downsample_strides": ([2] * stages, _EVERYWHERE),
+    }
+    if fields["use_learnable_affine_block"] or options["pool_padding"]:
+        defaults["pool_padding"] = (layout.pool_padding, _why_padding(layout))
+    if has_dropout:
+        defaults["dropout_prob"] = (0.0, "published weights have none")
+    if task == "classification":
+        defaults.update(_preprocessing(source))
+    assumed = {}
+    for field, default in defaults.items():
+        option = options.get(field)
+        assumed[field] = (option, "option") if option is not None else source.declared.get(field, default)
+    if task == "classification":
+        assumed.update(_labels(source, fields["num_labels"]))
+    return assumed
+
+
+def _why_padding(layout):
+    if layout.title == "timm":
+        return "trained in PaddleClas, though timm itself pads with zeros"
+    return f"as in {layout.title}"
+
+
+def _preprocessing(source):
+    if source.row is not None and source.row.resize_short:
+        published = f"published with {source.name}"
+        short, crop = (source.row.resize_short, published), (source.row.crop_size, published)
+    else:
+        crop = (224, _CLASSIFIERS)
+        if "_ssld" in Path(source.path).name:
+            short = (236, "PaddleClas's SSLD configurations")
+        else:
+            short = (232, "PaddleClas's training configurations")
+    return {
+        "resize_short": short,
+        "crop_size": crop,
+        "resample": (3, f"bicubic, {_CLASSIFIERS}"),
+        "image_mean": (list(IMAGENET_MEAN), _CLASSIFIERS),
+        "image_std": (list(IMAGENET_STD), _CLASSIFIERS),
+    }
+
+
+def _labels(source, num_labels):
+    """The names of the classes under ``id2label``, and what they are under ``labels``; nothing where nobody says."""
+    if "id2label" in source.declared:
+        id2label, reason = source.declared["id2label"]
+        if sorted(id2label) != list(range(num_labels)):
+            raise ConversionError(
+                f"The configuration beside {source.path} names {len(id2label)} classes; its tensors have {num_labels}."
+            )
+        return {"labels": ("named", reason), "id2label": (id2label, "")}
+    labels, reason = None, "1000 classes"
+    if source.row is not None:
+        labels, reason = source.row.labels, f"published with {source.name}"
+    elif num_labels == 1000:
+        labels = "imagenet-1k"
+    if labels is None:
+        return {}
+    names = json.loads((ASSETS / f"labels_{labels}.json").read_text(encoding="utf-8"))
+    if len(names) != num_labels:
+        return {}
+    return {"labels": (labels, reason), "id2label": (dict(enumerate(names)), "")}

@@ -1,0 +1,124 @@
+"""The way back: from a Transformers folder to a weight file that another program loads."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Union
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from .convert import read_checkpoint
+from .errors import ConversionError
+from .folder import atomic_file
+from .layouts import LAYOUTS, rename_back
+from .paddle_file import write_paddle_file
+from .source import find_source
+
+
+EXPORT_LAYOUTS = ("paddleclas", "timm", "dfine")
+
+
+@dataclasses.dataclass
+class ExportReport:
+    """What an export did. ``str(report)`` is the text that the command line prints."""
+
+    source: str
+    output: str
+    layout: str
+    num_tensors: int
+    notes: list[str]  # where the other program computes something else than the folder
+
+    def __str__(self):
+        lines = [f"{self.source} -> {self.output}", f"  layout {self.layout}, {self.num_tensors} tensors"]
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+
+def export_weights(
+    folder: Union[str, os.PathLike],
+    output: Union[str, os.PathLike],
+    layout: str = "paddleclas",
+    overwrite: bool = False,
+) -> ExportReport:
+    """
+    Writes the weights of a converted or fine-tuned folder under another program's names, bit for bit.
+
+    Args:
+        folder (`str` or `os.PathLike`): a folder of type `hgnet_v2` or `pp_hgnet_v2`, classifier or backbone.
+        output (`str` or `os.PathLike`): the file to write; complete or absent. Its ending decides between safetensors and
+            PyTorch (`.pth`, `.pt`, `.bin`) for `timm` and `dfine`; PaddleClas's is `.pdparams`.
+        layout (`str`, defaults to `"paddleclas"`): or `"timm"`, or `"dfine"` (backbone only: a head is left out).
+        overwrite (`bool`, defaults to `False`): replace an existing file.
+
+    Returns:
+        [`ExportReport`]
+
+    Raises:
+        `ConversionError`: the folder cannot be read, or the other program cannot express its network.
+        `ValueError`: there is no such layout, or the file's ending belongs to another format.
+    """
+    if layout not in EXPORT_LAYOUTS:
+        raise ValueError(f"`layout` must be one of {', '.join(EXPORT_LAYOUTS)}; got {layout!r}.")
+    write = _writer(Path(output).suffix, layout)
+    if os.path.lexists(output) and not overwrite:
+        raise ConversionError(f"{output} exists already; choose another file or pass --overwrite.")
+    if not os.path.isdir(folder):
+        raise ConversionError(f"There is no folder {folder}.")
+    _, model, _ = read_checkpoint(find_source(os.fspath(folder)), layout="transformers")
+    tensors = rename_back(model.state_dict(), LAYOUTS[layout])
+    try:
+        write(tensors, output)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ConversionError(f"Cannot write {output}: {getattr(error, 'strerror', None) or error}.") from error
+    return ExportReport(os.fspath(folder), os.fspath(output), layout, len(tensors), _differences(model, layout))
+
+
+def _writer(suffix, layout):
+    if layout == "paddleclas":
+        writers = {".pdparams": write_paddle_file}
+    else:
+        writers = {".safetensors": _write_safetensors, **dict.fromkeys((".pth", ".pt", ".bin"), _write_torch_file)}
+    if suffix not in writers:
+        raise ValueError(
+            f"A file of {LAYOUTS[layout].title} ends in {' or '.join(writers)}; got {suffix or 'no ending'}."
+        )
+    return writers[suffix]
+
+
+def _write_safetensors(tensors, path):
+    with atomic_file(path) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
+        os.chmod(partial, 0o644)  # safetensors writes files that only their owner can read
+
+
+def _write_torch_file(tensors, path):
+    with atomic_file(path) as partial:
+        torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
+
+
+def _differences(model, layout):
+    """Weights are not the whole network: what else the other program must be told, or computes in its own way."""
+    config, title, notes = model.config, LAYOUTS[layout].title, []
+    if config.hidden_act != "relu" or not config.has_default_strides():
+        raise ConversionError(
+            f"This network has the activation {config.hidden_act} and strides {config.stem_strides}, "
+            f"{config.stage_downsample_strides}; {title} cannot express that."
+        )
+    padding = getattr(config, "pool_padding", "zero")
+    theirs = "same" if layout == "paddleclas" else "zero"
+    if config.use_learnable_affine_block and padding != theirs:
+        notes.append(
+            f"{title} pads the stem's max-pool in its own way ({theirs}, this folder {padding}): with LAB, its outputs differ "
+            "at the right and lower border"
+        )
+    has_head = hasattr(model, "fc")
+    if has_head and not LAYOUTS[layout].has_head:
+        notes.append("the classifier is left out")
+    elif has_head and not getattr(config, "use_last_conv", False):
+        notes.append(f"build the network without the head's 1×1 convolution in {title}")
+    if has_head and getattr(config, "dropout_prob", 0.0) and layout == "paddleclas":
+        notes.append(f"build the network with dropout_prob={config.dropout_prob}, which scales its logits")
+    elif has_head and getattr(config, "dropout_prob", 0.0) and layout == "timm":
+        notes.append(f"timm's dropout does not scale in evaluation as Paddle's does ({config.dropout_prob} here)")
+    return notes

@@ -1,0 +1,138 @@
+"""What SOURCE means: a file, a folder of timm or Transformers, or a published name; and what it says beside its tensors."""
+
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, Optional
+
+from ..published import ASSETS, PUBLISHED, Published, find_published, published_name
+from .errors import ConversionError
+
+
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclasses.dataclass
+class Source:
+    """A weight file and what is known about it."""
+
+    path: str
+    name: Optional[str] = None  # in the table of published checkpoints
+    row: Optional[Published] = None
+    declared: dict[str, tuple[Any, str]] = dataclasses.field(default_factory=dict)  # by files beside the weights
+
+    @property
+    def address(self):
+        return self.row.url if self.row is not None and self.row.url else Path(self.path).name
+
+
+def find_source(source):
+    """
+    Args:
+        source (`str`): a file, a folder that holds `model.safetensors` or `pytorch_model.bin`, or a published name, which
+            is downloaded unless it is there already.
+
+    Returns:
+        [`Source`]
+
+    Raises:
+        `ConversionError`: there is no such file, or it cannot be fetched.
+    """
+    if os.path.isfile(source):
+        return Source(source, *find_published(source))
+    if os.path.isdir(source):
+        return _folder(Path(source))
+    if os.path.exists(source):
+        raise ConversionError(f"{source} is neither a file nor a folder.")
+    name = published_name(source)
+    if name is None:
+        raise ConversionError(f"There is no file {source}, and no checkpoint is published under this name.")
+    row = PUBLISHED[name]
+    if row.url is None:
+        return Source(str(ASSETS / row.file_name), name, row)
+    from ..download import fetch
+
+    return Source(fetch(row), name, row)
+
+
+def _folder(folder):
+    weights = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
+    if weights is None:
+        raise ConversionError(f"{folder} is a folder without weights (no {' or '.join(_WEIGHT_FILES)}).")
+    config = _read_json(folder / "config.json")
+    is_transformers = "model_type" in config
+    return Source(
+        str(weights), declared=_declared_by_transformers(folder, config) if is_transformers else _declared_by_timm(config)
+    )
+
+
+def _read_json(path):
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConversionError(f"{path} is not readable JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ConversionError(f"{path} does not hold a JSON object.")
+    return content
+
+
+def _declared_by_timm(config):
+    """A timm repository says in ``config.json`` how its images are prepared and what its classes are called."""
+    cfg = config.get("pretrained_cfg", config)
+    declared = {}
+    try:
+        if "input_size" in cfg:
+            height, width = (int(side) for side in cfg["input_size"][-2:])
+            if height != width:
+                raise ConversionError(
+                    f"config.json asks for {height}×{width} pixels; only square crops are supported."
+                )
+            declared["crop_size"] = height
+            declared["resize_short"] = math.floor(height / float(cfg.get("crop_pct") or 0.875))
+        if cfg.get("crop_mode", "center") != "center":
+            raise ConversionError(
+                f"config.json asks for crop_mode {cfg['crop_mode']!r}; only the centre is supported."
+            )
+        for field, key in (("image_mean", "mean"), ("image_std", "std")):
+            if key in cfg:
+                declared[field] = [float(value) for value in cfg[key]]
+        if "interpolation" in cfg:
+            declared["resample"] = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}[cfg["interpolation"]]
+        names = cfg.get("label_names") or config.get("label_names")
+        if names:
+            declared["id2label"] = {index: str(name) for index, name in enumerate(names)}
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
+        raise ConversionError(f"config.json holds something that timm does not write: {error!r}.") from error
+    return {field: (value, "config.json of timm") for field, value in declared.items()}
+
+
+def _declared_by_transformers(folder, config):
+    """What no tensor shows stands in the folder's own configuration, as this package or stock Transformers saved it."""
+    if config["model_type"] not in ("hgnet_v2", "pp_hgnet_v2"):
+        return {}  # a detector: nothing in its configuration is about a classifier
+    if config["model_type"] == "hgnet_v2" and config.get("hidden_act", "relu") != "relu":
+        raise ConversionError(
+            f"{folder} was saved by stock Transformers with hidden_act {config['hidden_act']!r}, which reaches the stem "
+            "only there; no configuration of this package computes that."
+        )
+    fields = ("hidden_act", "stem_strides", "stage_downsample_strides", "pool_padding", "dropout_prob", "id2label")
+    declared = {field: config[field] for field in fields if field in config}
+    if config["model_type"] == "hgnet_v2":
+        declared["pool_padding"] = "zero"
+    if "id2label" in declared:
+        try:
+            declared["id2label"] = {int(index): str(label) for index, label in declared["id2label"].items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ConversionError(f"{folder}/config.json holds an id2label that is not a table of labels.") from error
+    processor = _read_json(folder / "preprocessor_config.json")
+    for field, key, side in (("resize_short", "size", "shortest_edge"), ("crop_size", "crop_size", "height")):
+        if isinstance(processor.get(key), dict) and isinstance(processor[key].get(side), int):
+            declared[field] = processor[key][side]
+    for field in ("image_mean", "image_std", "resample"):
+        if processor.get(field) is not None:
+            declared[field] = processor[field]
+    return {field: (value, "the folder's own configuration") for field, value in declared.items()}

@@ -1,0 +1,241 @@
+"""The proof: the original program and the converted folder compute the same from the same weights and the same input."""
+
+import copy
+import dataclasses
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..variants import STAGE_FIELDS
+from .errors import ConversionError
+from .layouts import LAYOUTS, is_counter, rename_back
+from .paddle_file import write_paddle_file
+
+
+TOLERANCE = 1e-9  # relative to the largest magnitude, in float64
+PADDLE_PYTHON = "HGNETV2_HF_PADDLE_PYTHON"  # names an interpreter that has PaddlePaddle and PaddleClas
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """What was compared with which program, and the largest difference, relative to the largest magnitude."""
+
+    program: str
+    difference: float
+    compared: str
+
+    def __str__(self):
+        return f"{self.program} computes the same: {self.difference:.1e} relative in float64 ({self.compared})"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Question:
+    """What is asked of an original program."""
+
+    model: torch.nn.Module  # ours
+    variant: str
+    layout: str
+    tensors: dict  # of the source, under its own names
+    pixel_values: torch.Tensor
+
+    def tensors_for(self, layout):
+        """The weights under the names of ``layout``: the source's own where it has that layout."""
+        if self.layout in _SAME_NAMES[layout]:
+            tensors = self.tensors
+        else:
+            tensors = rename_back(self.model.state_dict(), LAYOUTS[layout])
+        return {name: tensor.float() for name, tensor in tensors.items() if not is_counter(name)}
+
+
+_SAME_NAMES = {"paddleclas": ("paddleclas", "paddledetection"), "timm": ("timm", "dfine")}
+
+
+class NotComparable(Exception):
+    """The program is not installed here, or cannot express this network."""
+
+
+def verify(model, variant, layout, tensors):
+    """
+    Runs the original programs of ``layout`` that are installed here, on one random input of odd size, in float64.
+
+    Args:
+        model: the converted model, as loaded from its folder.
+        variant (`str` or `None`): its name.
+        layout (`str`): that of the source.
+        tensors (`dict[str, torch.Tensor]`): its tensors under the source's names.
+
+    Returns:
+        `tuple[list[Parity], list[str]]`: what was compared, and sentences on what could not be.
+
+    Raises:
+        `ConversionError`: a program computes something else.
+    """
+    pixel_values = torch.randn(2, model.config.num_channels, 96, 113, generator=torch.Generator().manual_seed(0))
+    question = _Question(model, variant or "", layout, tensors, pixel_values)
+    parities, notes = [], []
+    for run, pool_padding in _ORIGINALS[layout]:
+        try:
+            program, answer = run(question)
+        except NotComparable as reason:
+            notes.append(str(reason))
+            continue
+        parities.append(_compare(model, pixel_values, program, answer, pool_padding))
+    return parities, notes
+
+
+def _compare(model, pixel_values, program, answer, pool_padding):
+    ours = copy.deepcopy(model).double().eval()
+    if ours.config.use_learnable_affine_block and ours.embedder.pool_padding != pool_padding:
+        ours.embedder.pool_padding = pool_padding
+        how = "zeros" if pool_padding == 0.0 else "minus infinity"
+        program = f"{program}, which pads the pool with {how} (so did this network, for the comparison),"
+    with torch.inference_mode():
+        last, maps = ours.encoder(ours.embedder(pixel_values.double()), output_hidden_states=True)
+        computed = {f"feature_{i}": feature for i, feature in enumerate(maps)}
+        if "logits" in answer and hasattr(ours, "fc"):
+            computed["logits"] = ours._head(last)
+    names = [name for name in computed if name in answer]
+    difference = max(_relative_difference(computed[name].numpy(), answer[name]) for name in names)
+    if not difference <= TOLERANCE:
+        raise ConversionError(
+            f"{program} computes something else from the same weights: {difference:.1e} relative, {TOLERANCE:.0e} allowed."
+        )
+    compared = f"{len(maps)} feature maps" + (" and the logits" if "logits" in names else "")
+    return Parity(program, difference, compared)
+
+
+def _relative_difference(ours, original):
+    if ours.shape != original.shape:
+        return float("inf")
+    return float(np.abs(ours - original).max() / max(np.abs(original).max(), np.finfo("float64").tiny))
+
+
+def _ask_paddleclas(question):
+    config = question.model.config
+    python = os.environ.get(PADDLE_PYTHON) or sys.executable
+    if python == sys.executable and not all(map(importlib.util.find_spec, ("paddle", "paddleclas"))):
+        raise NotComparable(f"PaddleClas was not run: not installed here, and {PADDLE_PYTHON} names no other Python")
+    if not config.has_default_strides() or config.hidden_act != "relu":
+        raise NotComparable("PaddleClas was not run: it cannot express these strides or this activation")
+    with tempfile.TemporaryDirectory() as folder:
+        request, answer = os.path.join(folder, "request.npz"), os.path.join(folder, "answer.npz")
+        # Paddle unpickles what it opens, so it gets the tensors in a file written here, never the source itself.
+        checkpoint = os.path.join(folder, "checkpoint.pdparams")
+        write_paddle_file(question.tensors_for("paddleclas"), checkpoint)
+        np.savez(request, checkpoint=checkpoint, **_paddleclas_request(question))
+        script = Path(__file__).with_name("run_paddleclas.py")
+        run = subprocess.run([python, str(script), request, answer], capture_output=True, text=True, check=False)
+        if run.returncode:
+            raise ConversionError(
+                f"PaddleClas failed on these weights: {(run.stderr.strip().splitlines() or ['?'])[-1]}"
+            )
+        with np.load(answer) as arrays:
+            arrays = dict(arrays)
+    return f"PaddleClas {arrays.pop('version')}", arrays
+
+
+def _paddleclas_request(question):
+    config, tensors = question.model.config, question.tensors_for("paddleclas")
+    has_head, has_last_conv = "fc.weight" in tensors, "last_conv.weight" in tensors
+    class_expand = tensors["last_conv.weight"].shape[0] if has_last_conv else 2048
+    is_as_published = not has_head or (has_last_conv and class_expand == 2048)
+    return {
+        "pixel_values": question.pixel_values.numpy(),
+        "variant": question.variant if question.variant in _PADDLECLAS_VARIANTS and is_as_published else "",
+        "stages": np.array([[int(value) for value in row] for row in _rows(config)]),
+        "stem_channels": np.array(config.stem_channels),
+        "use_lab": config.use_learnable_affine_block,
+        "use_last_conv": has_last_conv or not has_head,
+        "class_expand": class_expand,
+        "class_num": tensors["fc.weight"].shape[1] if has_head else 1000,
+        "dropout_prob": getattr(config, "dropout_prob", 0.0),
+    }
+
+
+_PADDLECLAS_VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6")
+
+
+def _rows(config):
+    return list(zip(*(getattr(config, field) for field in STAGE_FIELDS)))
+
+
+def _ask_timm(question):
+    config = question.model.config
+    if importlib.util.find_spec("timm") is None:
+        raise NotComparable("timm was not run: it is not installed here")
+    if not config.has_default_strides() or config.hidden_act != "relu" or getattr(config, "dropout_prob", 0.0):
+        raise NotComparable("timm was not run: it cannot express these strides, this activation or this dropout")
+    if len(config.stage_in_channels) != 4:
+        raise NotComparable("timm was not run: it has four stages")
+    import timm
+    from timm.models.hgnet import HighPerfGpuNet
+
+    tensors = question.tensors_for("timm")
+    has_last_conv, has_fc = "head.last_conv.0.weight" in tensors, "head.fc.weight" in tensors
+    network = HighPerfGpuNet(
+        {
+            "stem_type": "v2",
+            "stem_chs": config.stem_channels[1:],
+            **{f"stage{i + 1}": list(row) for i, row in enumerate(_rows(config))},
+        },
+        in_chans=config.num_channels,
+        num_classes=tensors["head.fc.weight"].shape[0] if has_fc else 0,
+        head_hidden_size=tensors["head.last_conv.0.weight"].shape[0] if has_last_conv else None,
+        use_lab=config.use_learnable_affine_block,
+    )
+    network.load_state_dict(tensors, strict=True)
+    network.double().eval()
+    answer = {}
+    with torch.inference_mode():
+        feature = network.stem(question.pixel_values.double())
+        for i, stage in enumerate([torch.nn.Identity(), *network.stages]):
+            feature = stage(feature)
+            answer[f"feature_{i}"] = feature.numpy()
+        if has_fc:
+            answer["logits"] = network.forward_head(feature).numpy()
+    return f"timm {timm.__version__}", answer
+
+
+def _ask_stock_transformers(question):
+    import transformers
+    from transformers.models.hgnet_v2 import configuration_hgnet_v2, modeling_hgnet_v2
+
+    from ..compat import knows_strides
+
+    config = question.model.config
+    stock_config = configuration_hgnet_v2.HGNetV2Config.from_dict({**config.to_dict(), "model_type": "hgnet_v2"})
+    if config.hidden_act != "relu" or not (config.has_default_strides() or knows_strides(stock_config)):
+        raise NotComparable("stock Transformers was not run: it cannot express this activation or these strides")
+    if getattr(config, "use_last_conv", False) and hasattr(question.model, "fc"):
+        raise NotComparable("stock Transformers was not run: it has no PaddleClas head")
+    has_head = hasattr(question.model, "fc")
+    stock_class = modeling_hgnet_v2.HGNetV2ForImageClassification if has_head else modeling_hgnet_v2.HGNetV2Backbone
+    network = stock_class(stock_config)
+    kept = {name: tensor for name, tensor in question.tensors.items() if name in network.state_dict()}
+    network.load_state_dict(kept, strict=False)
+    network.double().eval()
+    with torch.inference_mode():
+        output = network(question.pixel_values.double(), output_hidden_states=True)
+    answer = {f"feature_{i}": feature.numpy() for i, feature in enumerate(output.hidden_states)}
+    if has_head:
+        answer["logits"] = output.logits.numpy()
+    return f"stock Transformers {transformers.__version__}", answer
+
+
+# Per layout: the programs to ask, with what each pads the stem's max-pool. timm holds the network of D-FINE and RT-DETRv2 too.
+_PADDLECLAS = (_ask_paddleclas, float("-inf"))
+_TIMM = (_ask_timm, 0.0)
+_ORIGINALS = {
+    "paddleclas": (_PADDLECLAS, _TIMM),
+    "paddledetection": (_PADDLECLAS, _TIMM),
+    "timm": (_TIMM, _PADDLECLAS),
+    "dfine": (_TIMM,),
+    "rtdetrv2": (_TIMM,),
+    "transformers": ((_ask_stock_transformers, 0.0),),
+}
