@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from .conversion.errors import ConversionError
@@ -55,10 +55,11 @@ def push_folder(folder, repo_id, private=False, create_pr=False):
             )
         )
     except Exception as error:
-        if not _is_of_the_network(error):
+        failure = _network_failure(error)
+        if failure is None:
             raise
         raise ConversionError(
-            f"{folder} is complete, but pushing it to {repo_id} failed: {_explain(error, repo_id)}; try again with "
+            f"{folder} is complete, but pushing it to {repo_id} failed: {_explain(failure, repo_id)}; try again with "
             f"`hf upload {repo_id} {folder}`."
         ) from error
     return commit.pr_url or f"{api.endpoint}/{repo_id}"
@@ -70,17 +71,22 @@ def _persistently(call):
         try:
             return call()
         except Exception as error:
-            if attempt == ATTEMPTS - 1 or not _is_of_the_network(error) or not _may_pass(error):
+            failure = _network_failure(error)
+            if attempt == ATTEMPTS - 1 or failure is None or not _may_pass(failure):
                 raise
             time.sleep(2**attempt)
 
 
-def _is_of_the_network(error):
+def _network_failure(error):
+    """The failure of a server or a connection that ``error`` is or was raised from, or ``None``."""
     # requests before huggingface_hub 1.0, httpx since, and what hf_xet raises: all are known by where they come from.
-    modules = {base.__module__.partition(".")[0] for base in type(error).__mro__}
-    return isinstance(error, (HfHubHTTPError, ConnectionError, TimeoutError)) or bool(
-        modules & {"requests", "urllib3", "httpx", "httpx2", "httpcore", "huggingface_hub", "hf_xet"}
-    )
+    packages = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "huggingface_hub", "hf_xet"}
+    while error is not None:
+        is_known = packages & {base.__module__.partition(".")[0] for base in type(error).__mro__}
+        if is_known or isinstance(error, (ConnectionError, TimeoutError)):
+            return error
+        error = error.__cause__
+    return None
 
 
 def _status(error):

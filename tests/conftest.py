@@ -12,6 +12,14 @@ sys.path.insert(0, str(Path(__file__).parent))  # for goldens/ and oracle script
 
 GOLDENS = Path(__file__).parent / "goldens"
 ORACLE = Path(__file__).parent / "oracle_paddleclas.py"
+GOLDEN_FILES = {
+    "paddleclas_b0": ".pdparams",
+    "paddleclas_b4": ".pdparams",
+    "paddledet_rtdetr_hgnetv2_l": ".pdparams",
+    "dfine_n": ".pth",
+    "dfine_l": ".pth",
+    "rtdetrv2_hgnetv2_l": ".pth",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +41,7 @@ def golden_checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("goldens")
 
     def build(name):
-        path = folder / f"{name}.pdparams"
+        path = folder / f"{name}{GOLDEN_FILES[name]}"
         if not path.exists():
             filler.write(str(GOLDENS / f"{name}.json"), str(path))
         return path
@@ -84,6 +92,12 @@ def paddle(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def timm():
+    """The real timm."""
+    return pytest.importorskip("timm", reason="timm comes with the extra [timm]")
+
+
+@pytest.fixture(scope="session")
 def without_package(tmp_path_factory):
     """Runs Python code in a process that cannot import this package: ``(returncode, stdout, stderr)``."""
 
@@ -121,6 +135,11 @@ def tiny_fields():
         "hidden_sizes": [16, 24, 32, 40],
         "use_learnable_affine_block": True,
     }
+
+
+def golden_input(golden, dtype):
+    random = np.random.RandomState(int(golden["pixel_values_seed"]))
+    return torch.from_numpy(random.normal(size=tuple(golden["pixel_values_shape"])).astype("float32")).to(dtype)
 
 
 def randomize(model, seed=0):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDENS, randomize, relative_difference
+from conftest import GOLDENS, golden_input, randomize, relative_difference
 from transformers import AutoBackbone, AutoModelForImageClassification
 
 import hgnetv2_hf
@@ -12,11 +12,6 @@ from hgnetv2_hf.conversion.paddle_file import write_paddle_file
 
 
 FLOAT64, FLOAT32 = 1e-9, 1e-4
-
-
-def golden_input(golden, dtype):
-    random = np.random.RandomState(int(golden["pixel_values_seed"]))
-    return torch.from_numpy(random.normal(size=tuple(golden["pixel_values_shape"])).astype("float32")).to(dtype)
 
 
 @pytest.mark.parametrize("name", ["paddleclas_b0", "paddleclas_b4"])

@@ -66,12 +66,13 @@ def export_weights(
     if not os.path.isdir(folder):
         raise ConversionError(f"There is no folder {folder}.")
     _, model, _ = read_checkpoint(find_source(os.fspath(folder)), layout="transformers")
+    notes = _differences(model, layout)
     tensors = rename_back(model.state_dict(), LAYOUTS[layout])
     try:
         write(tensors, output)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ConversionError(f"Cannot write {output}: {getattr(error, 'strerror', None) or error}.") from error
-    return ExportReport(os.fspath(folder), os.fspath(output), layout, len(tensors), _differences(model, layout))
+    return ExportReport(os.fspath(folder), os.fspath(output), layout, len(tensors), notes)
 
 
 def _writer(suffix, layout):
