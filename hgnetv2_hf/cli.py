@@ -168,11 +168,19 @@ def _add_benchmark(commands):
         "--rounds", type=_pixels, default=10, help="half-second blocks per model (default: %(default)s)"
     )
     parser.add_argument("--threads", type=_pixels, help="CPU threads (default: PyTorch's)")
+    parser.add_argument(
+        "--conversion",
+        action="store_true",
+        help="instead, time the conversion of a .pdparams file and its peak memory",
+    )
 
 
 def _run_benchmark(arguments):
-    from .benchmark import benchmark
+    from .benchmark import benchmark, benchmark_conversion
 
+    if arguments.conversion:
+        print(benchmark_conversion(arguments.variant))
+        return
     print(
         benchmark(
             variants=arguments.variant,

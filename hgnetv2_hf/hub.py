@@ -11,7 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 from .conversion.errors import ConversionError
 
 
-ATTEMPTS = 4
+ATTEMPTS = 6
 
 
 def check_repository(repo_id):
@@ -74,7 +74,7 @@ def _persistently(call):
             failure = _network_failure(error)
             if attempt == ATTEMPTS - 1 or failure is None or not _may_pass(failure):
                 raise
-            time.sleep(2**attempt)
+            time.sleep(min(2**attempt, 8))
 
 
 def _network_failure(error):

@@ -148,7 +148,9 @@ class _Handler(BaseHTTPRequestHandler):
         return repository
 
     def whoami(self, query, body):
-        self._json({"type": "user", "name": USER, "fullname": USER, "orgs": [], "auth": {"accessToken": {"role": "write"}}})
+        self._json(
+            {"type": "user", "name": USER, "fullname": USER, "orgs": [], "auth": {"accessToken": {"role": "write"}}}
+        )
 
     def validate_yaml(self, query, body):
         """The card's metadata, as far as this project writes it."""

@@ -1,9 +1,12 @@
 """Conversion: what is recognised, what is assumed, what is refused; and nothing is left behind when it fails."""
 
+import functools
 import json
+import multiprocessing
 import os
 import pickle
 import pickletools
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,7 +179,7 @@ def test_dropout_is_an_option_because_no_tensor_shows_it(tmp_path):
 
 def test_published_names_are_found_or_say_which_file_to_get(tmp_path):
     assert convert_checkpoint("digits", tmp_path / "out").num_labels == 10
-    with pytest.raises(ConversionError, match="https://.*PPHGNetV2_B4_ssld_pretrained.pdparams; download"):
+    with pytest.raises(ConversionError, match="download https://.*PPHGNetV2_B4_ssld_pretrained.pdparams yourself"):
         convert_checkpoint("PPHGNetV2_B4_ssld_stage2", tmp_path / "other")
 
 
@@ -224,17 +227,17 @@ def bad_files(tensors, tmp_path, write):
     proof = tmp_path / "executed"
     return {
         "missing": (tmp_path / "no_such_file.pdparams", "no file"),
-        "folder": (tmp_path, "not a file"),
+        "folder": (tmp_path, "folder without weights"),
         "empty": (raw("empty", b""), "empty"),
         "truncated": (raw("truncated", valid[: len(valid) // 2]), "truncated"),
-        "text": (raw("text", b"<html>404 Not Found</html>"), "not a Paddle file"),
+        "text": (raw("text", b"<html>404 Not Found</html>"), "no weight file"),
         "command": (raw("command", pickle.dumps({"a": RunsACommand(f"touch {proof}")})), "Nothing was executed"),
         "eval": (raw("eval", b"\x80\x02cbuiltins\neval\nX\x03\x00\x00\x001+1\x85R."), "builtins.eval"),
         "no_dictionary": (raw("list", pickle.dumps([1, 2], protocol=4)), "dictionary"),
         "no_array": (raw("strings", pickle.dumps({"a": "b"}, protocol=4)), "not an array"),
         "no_tensors": (raw("nothing", pickle.dumps({}, protocol=4)), "no tensors"),
-        "torch": (tmp_path / "torch.pdparams", "PyTorch"),
-        "old_torch": (tmp_path / "old_torch.pdparams", "old_torch.pdparams"),
+        "torch": (tmp_path / "torch.pdparams", "layout"),
+        "old_torch": (tmp_path / "old_torch.pdparams", "layout"),
         "other_network": (write({"conv1.weight": torch.zeros(3)}, "other.pdparams"), "layout"),
         "lacks_a_tensor": (write(without, "lacks.pdparams"), "lacks"),
         "lacks_the_stem": (
@@ -249,7 +252,7 @@ def bad_files(tensors, tmp_path, write):
         "integers": (changed("integers", **{"fc.bias": torch.zeros(10, dtype=torch.int64)}), "int64"),
         "claims_terabytes": (raw("terabytes", b"\x80\x04\x8e" + (2**45).to_bytes(8, "little") + b"x."), "truncated"),
         "split_nonsense": (raw("split", pickle.dumps({"UnpackBigParamInfor@@": 5}, protocol=4)), "split arrays"),
-        "deep_key": (raw("key", b"\x80\x02})" + b"\x85" * 1_000_000 + b"Ns."), "keys that are not names"),
+        "deep_key": (raw("key", b"\x80\x02})" + b"\x85" * 400_000 + b"Ns."), "keys that are not names"),
         "endless_shape": (raw("shape", _array_with_shape(2_000_000)), "impossible shape"),
         "deep_memo": (raw("memo", b"\x80\x02}r\xff\xff\xff\xff."), "no tensors"),
     }
@@ -430,23 +433,53 @@ sys.exit(main(["convert", sys.argv[1], sys.argv[2]]))
         assert_nothing_left(closed)
 
 
+def _convert_in_a_child(source, target, overwrite):
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    torch.set_num_threads(1)
+    convert_checkpoint(source, target, overwrite=overwrite)
+
+
 @pytest.mark.slow
-def test_killed_at_any_moment_the_target_is_complete_or_absent_and_the_next_run_succeeds(tmp_path):
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_killed_at_fifty_moments_the_target_is_complete_or_absent_and_the_next_run_succeeds(tmp_path, overwrite):
+    """The children are forked from a server that has imported everything, so that the moments fall into the conversion."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hgnetv2_hf.conversion", "hgnetv2_hf.modeling_hgnetv2", "test_conversion"])
     target = tmp_path / "target"
-    code = "import sys; from hgnetv2_hf.cli import main; sys.exit(main(['convert', *sys.argv[1:], '--overwrite']))"
-    command = [sys.executable, "-c", code, str(DIGITS), str(target)]
-    start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
-    whole = time.perf_counter() - start
-    random = np.random.RandomState(0)
+    child = functools.partial(context.Process, target=_convert_in_a_child, args=(DIGITS, target, overwrite))
+
+    def run_to_the_end():
+        start, process = time.perf_counter(), child()
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        return time.perf_counter() - start
+
+    run_to_the_end()  # starts the server
+    if not overwrite:
+        shutil.rmtree(target)
+    whole = run_to_the_end()
     expected = {path.name: path.read_bytes() for path in target.iterdir()}
-    for _ in range(6):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(random.uniform(0.6, 1.0) * whole)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert {path.name: path.read_bytes() for path in target.iterdir()} == expected
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    random, killed, absent = np.random.RandomState(0), 0, 0
+    for _ in range(25):
+        if not overwrite:
+            shutil.rmtree(target)
+        process = child()
+        process.start()
+        time.sleep(random.uniform(0, whole))
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+        if target.exists():
+            assert {path.name: path.read_bytes() for path in target.iterdir()} == expected
+        else:
+            assert not overwrite
+            absent += 1
+            run_to_the_end()
+            assert {path.name: path.read_bytes() for path in target.iterdir()} == expected
+    if overwrite:
+        run_to_the_end()
+    assert killed >= 15 and (overwrite or absent >= 5)
     assert_nothing_left(tmp_path, "target")
 
 
@@ -463,20 +496,7 @@ def test_ended_politely_it_cleans_up(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_memory_stays_within_three_times_the_file(tmp_path):
-    config = hgnetv2_hf.PPHGNetV2Config.from_variant("b5")
-    torch.manual_seed(0)
-    model = hgnetv2_hf.PPHGNetV2ForImageClassification(config)
-    path = tmp_path / "b5.pdparams"
-    write_paddle_file(rename_back(model.state_dict(), LAYOUTS["paddleclas"]), path)
-    code = """
-import resource, sys
-import hgnetv2_hf, hgnetv2_hf.conversion, hgnetv2_hf.modeling_hgnetv2
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-hgnetv2_hf.convert_checkpoint(sys.argv[1], sys.argv[2])
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
-"""
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(path), str(tmp_path / "out")], capture_output=True, text=True, check=True
-    )
-    assert int(run.stdout.split()[-1]) < 3 * path.stat().st_size
+def test_memory_stays_within_three_times_the_file(capsys):
+    assert main(["benchmark", "--conversion", "--variant", "b5"]) == 0
+    *_, added = capsys.readouterr().out.split()
+    assert float(added) < 3

@@ -79,12 +79,15 @@ def push(target, repo_id, *options):
 
 
 def test_convert_creates_pushes_updates_and_opens_pull_requests(hub, commands, tmp_path):
-    assert commands(
-        push(tmp_path / "one", "somebody/digits"),
-        push(tmp_path / "two", "some-org/hidden", "--private"),
-        push(tmp_path / "three", "somebody/digits"),
-        push(tmp_path / "four", "somebody/digits", "--create-pr"),
-    ) == [[0, []]] * 4
+    assert (
+        commands(
+            push(tmp_path / "one", "somebody/digits"),
+            push(tmp_path / "two", "some-org/hidden", "--private"),
+            push(tmp_path / "three", "somebody/digits"),
+            push(tmp_path / "four", "somebody/digits", "--create-pr"),
+        )
+        == [[0, []]] * 4
+    )
     digits, hidden = hub.repositories["somebody/digits"], hub.repositories["some-org/hidden"]
     local = {path.name: path.read_bytes() for path in (tmp_path / "three").iterdir()}
     assert digits.files == local and set(CODE_FILES) < set(local)
@@ -104,9 +107,14 @@ def test_what_breaks_for_a_moment_is_tried_again(hub, commands, tmp_path):
     hub.fail("POST", "/lfs/objects/batch", 500)
     hub.fail("PUT", "/lfs/", 500, "cut", "slow")
     hub.fail("POST", "/lfs-verify/", 502)
-    hub.fail("POST", "/commit/", 500, "cut", 409)
-    assert commands(push(tmp_path / "out", "somebody/flaky")) == [[0, []]]
-    assert set(hub.repositories["somebody/flaky"].files) == {path.name for path in (tmp_path / "out").iterdir()}
+    hub.fail("POST", "/models/somebody/other/commit/", 500, "cut", 409)
+    assert commands(push(tmp_path / "one", "somebody/flaky"), push(tmp_path / "two", "somebody/other")) == [
+        [0, []],
+        [0, []],
+    ]
+    for name, folder in (("somebody/flaky", "one"), ("somebody/other", "two")):
+        local = {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()}
+        assert hub.repositories[name].files == local
     assert not hub._failures
 
 
@@ -261,7 +269,10 @@ def test_the_metadata_of_cards_is_what_the_hub_knows(cards, hub, run):
         assert yaml.safe_load(card.data.to_yaml()) == yaml.safe_load(card.content.split("---")[1])
     card = ModelCard.load(cards / "published" / "README.md")
     assert card.data.datasets == ["imagenet-1k"]
-    assert {result.metric_name: result.metric_value for result in card.data.eval_results} == {"top-1": 77.77, "top-5": 93.91}
+    assert {result.metric_name: result.metric_value for result in card.data.eval_results} == {
+        "top-1": 77.77,
+        "top-5": 93.91,
+    }
     code = """
 import sys
 from huggingface_hub import HfApi

@@ -208,7 +208,13 @@ def test_a_folder_of_timm_brings_its_preprocessing_and_labels(tiny, tmp_path):
     folder = tmp_path / "timm"
     folder.mkdir()
     shutil.move(write_as(tiny, "timm", tmp_path), folder / "model.safetensors")
-    cfg = {"input_size": [3, 288, 288], "crop_pct": 0.9, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3}
+    cfg = {
+        "input_size": [3, 288, 288],
+        "crop_pct": 0.9,
+        "interpolation": "bilinear",
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+    }
     config = {"architecture": "hgnetv2_b0", "pretrained_cfg": {**cfg, "label_names": ["cat", "dog", "owl"]}}
     (folder / "config.json").write_text(json.dumps(config))
     report = convert_checkpoint(folder, tmp_path / "out")

@@ -28,7 +28,7 @@ _OPCODES = (
 _DTYPES = frozenset("b1 i1 u1 i2 u2 i4 u4 i8 u8 f2 f4 f8".split())
 _MAX_NAME_LENGTH = 1024
 _MAX_DIMENSIONS = 32
-_MAX_OPCODES = 2_000_000  # a file with 1,000 tensors has 40,000; each may create an object
+_MAX_OPCODES = 500_000  # a file with 1,000 tensors has 40,000; each may create an object
 _STRUCTURE_NAMES = "StructuredToParameterName@@"
 _SPLIT_ARRAYS = "UnpackBigParamInfor@@"  # spelled so by Paddle
 

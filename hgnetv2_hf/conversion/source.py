@@ -64,7 +64,8 @@ def _folder(folder):
     config = _read_json(folder / "config.json")
     is_transformers = "model_type" in config
     return Source(
-        str(weights), declared=_declared_by_transformers(folder, config) if is_transformers else _declared_by_timm(config)
+        str(weights),
+        declared=_declared_by_transformers(folder, config) if is_transformers else _declared_by_timm(config),
     )
 
 

@@ -136,5 +136,5 @@ def _check_tensors(path, tensors, size):
 
 
 def _short(error):
-    text = " ".join(str(error).split()).rstrip(".")
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return text if len(text) <= 200 else text[:200] + "…"
