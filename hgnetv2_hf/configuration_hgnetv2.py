@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # names the other files for the loader of remote code (see re
     from .modeling_hgnetv2 import HGNetV2Model  # noqa: F401
 
 STEM_STRIDES = (2, 1, 1, 2, 1)
+PADDLE_EPSILON = 9.999999747378752e-06  # 1e-5 in float32
 
 
 class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
@@ -316,7 +317,8 @@ class PPHGNetV2Config(HGNetV2Config):
             rescaling, evaluation multiplies by `1 - dropout_prob`.
         pool_padding (`"same"` or `"zero"`, defaults to `"same"`): what pads the stem's max-pool. `"same"` never wins
             (Paddle); `"zero"` is what timm, D-FINE, RT-DETRv2 and Transformers do. They differ only where a stem
-            activation is negative, as LAB can make it.
+            activation is negative, as LAB can make it. Batch norm's epsilon follows: with `"same"` it is Paddle's, 1e-5
+            rounded to float32.
 
     Source: PaddleClas `ppcls/arch/backbone/legendary_models/pp_hgnet_v2.py`, class `PPHGNetV2`.
     """
@@ -353,6 +355,11 @@ class PPHGNetV2Config(HGNetV2Config):
     def stem_pool_padding(self):
         """Value that pads the stem's max-pool on the right and at the bottom."""
         return float("-inf") if self.pool_padding == "same" else 0.0
+
+    @property
+    def batch_norm_eps(self):
+        """Paddle keeps the epsilon of 1e-5 as a float32 number, which shows where a variance is as small; others do not."""
+        return PADDLE_EPSILON if self.pool_padding == "same" else 1e-5
 
     def check_architecture(self):
         super().check_architecture()

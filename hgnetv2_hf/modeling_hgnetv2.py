@@ -280,9 +280,18 @@ class HGNetV2PreTrainedModel(PreTrainedModel):
             init.ones_(module.running_var)
 
 
-class FanInInitialization:
-    """Kaiming-normal convolutions, as PaddleClas starts them, with what keeps fresh activations at one scale in evaluation
-    mode too: gain 1 where no activation follows, and residual branches divided by the number of blocks of their stage."""
+class PaddleArithmetic:
+    """What distinguishes `pp_hgnet_v2` in every model: Paddle's epsilon, and its own initial weights.
+
+    Kaiming-normal convolutions, as PaddleClas starts them, with what keeps fresh activations at one scale in evaluation mode
+    too: gain 1 where no activation follows, and residual branches divided by the number of blocks of their stage.
+    """
+
+    def post_init(self):
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = self.config.batch_norm_eps
+        super().post_init()
 
     def _init_weights(self, module):
         super()._init_weights(module)
@@ -427,19 +436,19 @@ class HGNetV2ForImageClassification(HGNetV2PreTrainedModel):
         return output if return_dict else output.to_tuple()
 
 
-class PPHGNetV2Model(FanInInitialization, HGNetV2Model):
+class PPHGNetV2Model(PaddleArithmetic, HGNetV2Model):
     """The trunk as PaddleClas computes it, with global average pooling on top."""
 
     config_class = PPHGNetV2Config
 
 
-class PPHGNetV2Backbone(FanInInitialization, HGNetV2Backbone):
+class PPHGNetV2Backbone(PaddleArithmetic, HGNetV2Backbone):
     """The trunk as PaddleClas computes it, as a backbone."""
 
     config_class = PPHGNetV2Config
 
 
-class PPHGNetV2ForImageClassification(FanInInitialization, HGNetV2ForImageClassification):
+class PPHGNetV2ForImageClassification(PaddleArithmetic, HGNetV2ForImageClassification):
     """PaddleClas's classifier: average pool, 1×1 convolution without bias, ReLU, LAB, dropout, linear layer."""
 
     config_class = PPHGNetV2Config

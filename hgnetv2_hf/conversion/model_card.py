@@ -97,7 +97,12 @@ def _usage(report):
         lines += [f"{title}:", "", "```python", *code.strip().replace("FOLDER", folder).splitlines(), "```", ""]
     if report.model_type == "hgnet_v2":
         return lines
-    return [*lines, "Stock Transformers alone refuses this model type, because it would compute something else.", ""]
+    lines.append("Stock Transformers alone refuses this model type, because it would compute something else.")
+    if "pool_padding" not in report.assumed:  # no LAB
+        lines.append(
+            "It computes the backbone as PaddleClas does: converted with `--task backbone`, that loads in stock Transformers."
+        )
+    return [*lines, ""]
 
 
 _CLASSIFY = """

@@ -121,7 +121,8 @@ def _plain(path, content):
             )
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
             raise ConversionError(f"{path} holds {_short(name)}, which is not a plain tensor in memory.")
-    return {name: tensor.detach() for name, tensor in content.items()}
+    wrapped = all(name.startswith("module.") for name in content)  # by DataParallel
+    return {name.removeprefix("module.") if wrapped else name: tensor.detach() for name, tensor in content.items()}
 
 
 def _check_tensors(path, tensors, size):
