@@ -230,6 +230,10 @@ def test_a_folder_of_timm_brings_its_preprocessing_and_labels(tiny, tmp_path):
 
 
 def test_a_folder_of_transformers_keeps_what_its_configuration_says(tiny, tmp_path):
+    without_lab = {**tiny.config.to_dict(), "use_learnable_affine_block": False, "pool_padding": "zero"}
+    kind = hgnetv2_hf.PPHGNetV2ForImageClassification
+    kind(hgnetv2_hf.PPHGNetV2Config.from_dict(without_lab)).save_pretrained(tmp_path / "without_lab")
+    assert convert_checkpoint(tmp_path / "without_lab", tmp_path / "kept").assumed["pool_padding"][0] == "zero"
     tiny.config.dropout_prob = 0.25
     tiny.config.id2label = {0: "a", 1: "b", 2: "c"}
     tiny.save_pretrained(tmp_path / "first")

@@ -39,7 +39,7 @@ def assume(source, layout, task, fields, options):
         "stem_strides": ([2, 1, 1, 2, 1], _EVERYWHERE),
         "stage_downsample_strides": ([2] * stages, _EVERYWHERE),
     }
-    if fields["use_learnable_affine_block"] or options["pool_padding"]:
+    if fields["use_learnable_affine_block"] or has_dropout or options["pool_padding"]:
         defaults["pool_padding"] = (layout.pool_padding, _why_padding(layout))
     if has_dropout:
         defaults["dropout_prob"] = (0.0, "published weights have none")

@@ -36,6 +36,7 @@ class ConversionReport:
     output_dir: str
     layout: str
     variant: Optional[str]
+    has_lab: bool
     task: str
     model_type: str
     num_tensors: int
@@ -180,16 +181,9 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None):
     if variant is not None and variant != name:
         what = f"a {name}" if name else "none of the published variants"
         raise ConversionError(f"{source.path} does not hold a {variant}: its widths and depths are those of {what}.")
-    left_out = [f"{len(others)} tensors of the detector"] if others else []
+    left_out = _left_out(tensors, others, task)
     if task == "backbone":
-        left_out += sorted(filter(is_head, tensors))
-        tensors = {name: tensor for name, tensor in tensors.items() if not is_head(name)}
-    for dtype in sorted(
-        {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()} - {"float32", "int64"}
-    ):
-        left_out.append(
-            f"the type {dtype}: weights are saved in float32" + (", rounded" if dtype == "float64" else "")
-        )
+        tensors = {key: tensor for key, tensor in tensors.items() if not is_head(key)}
     assumed = assume(source, LAYOUTS[layout], task, fields, options)
     model = _load(_empty_model(task, fields, assumed), tensors)
     if place:
@@ -202,6 +196,7 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None):
         output_dir="",
         layout=layout,
         variant=name,
+        has_lab=fields["use_learnable_affine_block"],
         task=task,
         model_type=model.config.model_type,
         num_tensors=len(tensors),
@@ -212,6 +207,18 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None):
         checks=["every tensor has its place and shape, and all values are finite"],
     )
     return report, model, original
+
+
+def _left_out(tensors, others, task):
+    """What the file holds and the folder will not, in words."""
+    left_out = [f"{len(others)} tensors of the detector"] if others else []
+    if task == "backbone":
+        left_out += sorted(filter(is_head, tensors))
+    types = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()} - {"float32", "int64"}
+    for name in sorted(types):
+        how = ", rounded" if name == "float64" else ""
+        left_out.append(f"the type {name}: weights are saved in float32{how}")
+    return left_out
 
 
 def _check_choice(name, value, choices):
@@ -249,7 +256,7 @@ def _empty_model(task, fields, assumed):
     head = {name: fields[name] for name in ("num_labels", "use_last_conv", "class_expand") if name in fields}
     trunk = {name: value for name, value in fields.items() if name not in head}
     trunk.update({name: assumed[name][0] for name in _ASSUMED_CONFIGURATION if name in assumed})
-    pool_padding = assumed.get("pool_padding", ("same", ""))[0]
+    pool_padding = assumed["pool_padding"][0] if "pool_padding" in assumed else "zero"
     pads_differently = fields["use_learnable_affine_block"] and pool_padding == "same"
     has_own_head = task == "classification" and head["use_last_conv"]
     is_unusual = trunk["hidden_act"] != "relu" or not _has_default_strides(trunk)

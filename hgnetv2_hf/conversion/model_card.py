@@ -98,7 +98,7 @@ def _usage(report):
     if report.model_type == "hgnet_v2":
         return lines
     lines.append("Stock Transformers alone refuses this model type, because it would compute something else.")
-    if "pool_padding" not in report.assumed:  # no LAB
+    if not report.has_lab:
         lines.append(
             "It computes the backbone as PaddleClas does: converted with `--task backbone`, that loads in stock Transformers."
         )
