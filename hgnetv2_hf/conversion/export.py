@@ -90,7 +90,6 @@ def _writer(suffix, layout):
 def _write_safetensors(tensors, path):
     with atomic_file(path) as partial:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
-        os.chmod(partial, 0o644)  # safetensors writes files that only their owner can read
 
 
 def _write_torch_file(tensors, path):

@@ -69,11 +69,15 @@ def atomic_folder(output_dir):
 
 @contextlib.contextmanager
 def atomic_file(path):
-    """Gives a path next to ``path`` that takes its name when the block ends without an error; on disk before that."""
+    """Gives a path next to ``path`` that takes its name when the block ends without an error; on disk before that.
+
+    What a killed run left behind has the same name, so the next run overwrites it.
+    """
     path = Path(path).absolute()
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
+        os.chmod(partial, 0o666 & ~_umask())  # safetensors writes files that only their owner can read
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -99,7 +103,7 @@ def _make_parents(parent):
 def _publish(staging, target):
     os.chmod(staging, 0o777 & ~_umask())
     for path in staging.iterdir():
-        os.chmod(path, 0o666 & ~_umask())  # safetensors writes files that only their owner can read
+        os.chmod(path, 0o666 & ~_umask())  # as above
         with open(path, "rb") as file:
             os.fsync(file.fileno())
     if not target.exists():
