@@ -113,8 +113,10 @@ def _declared_by_timm(config):
 
 def _declared_by_transformers(folder, config):
     """What no tensor shows stands in the folder's own configuration, as this package or stock Transformers saved it."""
-    if config["model_type"] not in ("hgnet_v2", "pp_hgnet_v2"):
-        return {}  # a detector: nothing in its configuration is about a classifier
+    if isinstance(config.get("backbone_config"), dict):  # a detector
+        config = config["backbone_config"]
+    if config.get("model_type") not in ("hgnet_v2", "pp_hgnet_v2"):
+        return {}
     if config["model_type"] == "hgnet_v2" and config.get("hidden_act", "relu") != "relu":
         raise ConversionError(
             f"{folder} was saved by stock Transformers with hidden_act {config['hidden_act']!r}, which reaches the stem "
