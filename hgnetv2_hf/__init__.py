@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
     from .conversion import ConversionError, ConversionReport, ExportReport, convert_checkpoint, export_weights
     from .image_processing_hgnetv2 import HGNetV2ImageProcessor, HGNetV2ImageProcessorFast
-    from .loading import load_backbone
+    from .loading import LoadedBackbone, load_backbone, load_backbone_into
     from .modeling_hgnetv2 import (
         HGNetV2Backbone,
         HGNetV2ForImageClassification,
@@ -33,7 +33,7 @@ _MODULE_OF = {
         ("ConversionError", "ConversionReport", "ExportReport", "convert_checkpoint", "export_weights"), "conversion"
     ),
     **dict.fromkeys(("HGNetV2ImageProcessor", "HGNetV2ImageProcessorFast"), "image_processing_hgnetv2"),
-    "load_backbone": "loading",
+    **dict.fromkeys(("LoadedBackbone", "load_backbone", "load_backbone_into"), "loading"),
     "set_drop_path_rate": "stochastic_depth",
 }
 
@@ -48,6 +48,7 @@ __all__ = [
     "HGNetV2ImageProcessorFast",
     "HGNetV2Model",
     "HGNetV2PreTrainedModel",
+    "LoadedBackbone",
     "PPHGNetV2Backbone",
     "PPHGNetV2Config",
     "PPHGNetV2ForImageClassification",
@@ -55,6 +56,7 @@ __all__ = [
     "convert_checkpoint",
     "export_weights",
     "load_backbone",
+    "load_backbone_into",
     "register",
     "set_drop_path_rate",
     "unregister",

@@ -48,6 +48,7 @@ def _parser():
     _add_list(commands)
     _add_convert(commands)
     _add_export_weights(commands)
+    _add_detect(commands)
     _add_benchmark(commands)
     return parser
 
@@ -96,7 +97,9 @@ def _add_convert(commands):
     names = ", ".join([*VARIANTS, *ALIASES])
     parser.add_argument("--variant", type=_variant, metavar="NAME", help=f"insist on a variant: {names}")
     parser.add_argument("--layout", choices=LAYOUT_NAMES, help="insist on a layout (default: recognised)")
-    parser.add_argument("--task", choices=["classification", "backbone"], help="default: what the file holds")
+    parser.add_argument(
+        "--task", choices=["classification", "detection", "backbone"], help="default: what the file holds"
+    )
     parser.add_argument(
         "--resize-short",
         type=_pixels,
@@ -152,6 +155,31 @@ def _run_export_weights(arguments):
     except ValueError as error:
         print(f"hgnetv2-hf: {error}", file=sys.stderr)
         return 2
+
+
+def _add_detect(commands):
+    parser = _command(commands, "detect", _run_detect, "Find objects: annotated pictures and a table.")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="a detector's folder, or a repository on the Hub"
+    )
+    parser.add_argument("--output", required=True, metavar="OUT", help="the folder to write")
+    parser.add_argument("--threshold", type=_probability, default=0.5, metavar="P", help="default: %(default)s")
+    parser.add_argument("--table", choices=["csv", "jsonl"], default="csv", help="default: %(default)s")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder of this command")
+
+
+def _run_detect(arguments):
+    from .detect import detect
+
+    detect(
+        arguments.images,
+        arguments.model,
+        arguments.output,
+        threshold=arguments.threshold,
+        table=arguments.table,
+        overwrite=arguments.overwrite,
+    )
 
 
 def _add_benchmark(commands):

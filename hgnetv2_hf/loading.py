@@ -1,8 +1,10 @@
-"""One call that gives a backbone from any folder that holds the network."""
+"""Backbones from any folder that holds the network, alone or put into a detector."""
 
+import dataclasses
 import os
 from typing import Optional, Union
 
+import torch
 from transformers import AutoConfig
 
 from . import modeling_hgnetv2 as modeling
@@ -41,3 +43,104 @@ def load_backbone(
     if out_features is not None:
         config.out_features = list(out_features)
     return classes[config.model_type].from_pretrained(name_or_folder, config=config, **kwargs)
+
+
+@dataclasses.dataclass
+class LoadedBackbone:
+    """What [`load_backbone_into`] did. ``str(report)`` is one line per fact."""
+
+    source: str
+    variant: Optional[str]
+    place: str  # the name of the backbone inside the model
+    num_tensors: int
+    num_parameters: int
+    notes: list[str]
+
+    def __str__(self):
+        name = f"PP-HGNetV2-{self.variant.upper()}" if self.variant else "an HGNetV2 with its own widths"
+        lines = [
+            f"{self.source}: {name} put into {self.place}: {self.num_tensors} tensors, "
+            f"{self.num_parameters / 1e6:.2f} M parameters; everything else keeps its values"
+        ]
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+
+def load_backbone_into(model: torch.nn.Module, source: Union[str, os.PathLike]) -> LoadedBackbone:
+    """
+    Starts a detector from ImageNet weights: copies a backbone's weights into a model that contains the same network.
+
+    Args:
+        model (`torch.nn.Module`): a D-FINE, RT-DETR or other model with one HGNetV2 backbone, of this package or of stock
+            Transformers, with frozen batch norm or not; changed in place.
+        source (`str` or `os.PathLike`): a converted folder (classifiers included), a Hub repository, a weight file, or a
+            published name (`"PPHGNetV2_B4_ssld_stage1"`), which is downloaded.
+
+    Returns:
+        [`LoadedBackbone`]: what was loaded, and where the two programs compute something else.
+
+    Raises:
+        `ValueError`: the model has no such backbone, or another variant's; nothing is changed.
+        `ConversionError`, `OSError`: the source cannot be read.
+    """
+    from .conversion.architecture import name_variant
+    from .conversion.layouts import is_counter
+    from .variants import STAGE_FIELDS
+
+    place, target = _find_backbone(model)
+    loaded = _read_backbone(os.fspath(source))
+    fields = ("stem_channels", "use_learnable_affine_block", *STAGE_FIELDS)
+    given, wanted = ({field: getattr(each.config, field) for field in fields} for each in (loaded, target))
+    different = [field for field in fields if _as_list(given[field]) != _as_list(wanted[field])]
+    if different:
+        names = [name_variant(each) or "no published variant" for each in (given, wanted)]
+        raise ValueError(
+            f"{source} holds {names[0]}, and the model has {names[1]}: they differ in {', '.join(different)}. Build the model "
+            f'with HGNetV2Config.from_variant("{names[0]}", ...), or choose weights of {names[1]}.'
+        )
+    tensors = {name: tensor for name, tensor in loaded.state_dict().items() if not is_counter(name)}
+    places = target.state_dict()
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            places[name].copy_(tensor)
+    parameters = sum(parameter.numel() for parameter in loaded.parameters())
+    return LoadedBackbone(
+        os.fspath(source), name_variant(given), place, len(tensors), parameters, _differences(loaded, target)
+    )
+
+
+def _as_list(value):
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def _find_backbone(model):
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if hasattr(module, "embedder")
+        and hasattr(getattr(module, "encoder", None), "stages")
+        and hasattr(module, "config")
+    ]
+    if len(found) != 1:
+        count = "no" if not found else str(len(found))
+        raise ValueError(f"{type(model).__name__} has {count} HGNetV2 inside; exactly one is needed.")
+    return found[0]
+
+
+def _read_backbone(source):
+    from .conversion.convert import read_checkpoint
+    from .conversion.source import find_source
+    from .published import published_name
+
+    if os.path.isfile(source) or (published_name(source) is not None and not os.path.isdir(source)):
+        return read_checkpoint(find_source(source), task="backbone").model
+    return load_backbone(source)
+
+
+def _differences(loaded, target):
+    notes = []
+    padding = loaded.embedder.pool_padding
+    if loaded.config.use_learnable_affine_block and padding != getattr(target.embedder, "pool_padding", 0.0):
+        notes.append("the weights were trained with Paddle's pool padding, and the model pads with zeros")
+    if loaded.config.hidden_act != target.config.hidden_act:
+        notes.append(f"the weights belong to {loaded.config.hidden_act}, and the model has {target.config.hidden_act}")
+    return notes

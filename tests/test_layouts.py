@@ -81,10 +81,7 @@ def test_the_backbone_inside_a_detectors_file_equals_the_golden_of_its_program(c
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_a_detector_is_refused_by_name_unless_its_backbone_is_asked_for(golden_checkpoint, tmp_path, name):
-    for task in (None, "classification"):
-        with pytest.raises(ConversionError, match=r"whole detector .*--task backbone"):
-            convert_checkpoint(golden_checkpoint(name), tmp_path / "out", task=task)
+def test_a_detectors_file_gives_its_backbone_and_says_what_was_left_out(golden_checkpoint, tmp_path, name):
     report = convert_checkpoint(golden_checkpoint(name), tmp_path / "out", task="backbone")
     assert report.layout == DETECTORS[name][0] and report.variant == DETECTORS[name][1]
     assert any("tensors of the detector" in what for what in report.left_out)

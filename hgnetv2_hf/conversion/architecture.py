@@ -17,7 +17,7 @@ def recognise_architecture(tensors):
     Raises:
         `ConversionError`: a tensor that shows a width is missing or has the wrong number of dimensions.
     """
-    shape = _Shapes(tensors)
+    shape = Shapes(tensors)
     stages = [_stage(shape, index) for index in range(shape.count("encoder.stages"))]
     if not stages:
         raise ConversionError("The file holds no stages of an HGNetV2 (no tensor stages.0.…).")
@@ -66,7 +66,9 @@ def _stage(shape, index):
     )
 
 
-class _Shapes:
+class Shapes:
+    """Asks a file for shapes; what is missing or of another shape is a sentence."""
+
     def __init__(self, tensors):
         self.tensors = tensors
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 from typing import Any, Optional, Union
 
@@ -12,6 +13,7 @@ from ..image_processing_hgnetv2 import HGNetV2ImageProcessor
 from ..variants import canonical_name
 from .architecture import name_variant, recognise_architecture
 from .assumptions import assume
+from .detectors import DETECTORS, recognise_detector
 from .errors import ConversionError
 from .folder import atomic_folder, check_target
 from .layouts import LAYOUTS, is_counter, is_head, recognise_layout, rename, rename_back, split_detector
@@ -22,7 +24,7 @@ from .verification import verify as verify_original
 from .weight_file import read_weights
 
 
-TASKS = ("classification", "backbone")
+TASKS = ("classification", "backbone", "detection")
 
 
 @dataclasses.dataclass
@@ -50,7 +52,8 @@ class ConversionReport:
 
     @property
     def title(self):
-        return f"PP-HGNetV2-{self.variant.upper()}" if self.variant else "HGNetV2 with its own widths"
+        network = f"PP-HGNetV2-{self.variant.upper()}" if self.variant else "HGNetV2 with its own widths"
+        return f"{DETECTORS[self.layout].title} with {network}" if self.task == "detection" else network
 
     def __str__(self):
         head = f", {self.num_labels} classes" if self.num_labels else ""
@@ -96,8 +99,8 @@ def convert_checkpoint(
         variant (`str`, *optional*): insist on a variant (`"b0"` … `"b6"`, …); recognised from the tensors without it.
         layout (`str`, *optional*): insist on a layout (`"paddleclas"`, `"paddledetection"`, `"timm"`, `"dfine"`,
             `"rtdetrv2"`, `"transformers"`); recognised from the names without it.
-        task (`str`, *optional*): `"classification"` or `"backbone"`; by default what the file holds. A detector's file
-            gives its backbone.
+        task (`str`, *optional*): `"classification"`, `"detection"` or `"backbone"` (also of a detector); by default what the
+            file holds.
         verify (`bool`, defaults to `False`): load the folder again, compare every tensor, and run the original program
             where it is installed (see `verification.py`).
         overwrite (`bool`, defaults to `False`): replace an existing model folder, atomically.
@@ -126,7 +129,7 @@ def convert_checkpoint(
         check_repository(push_to_hub)
     check_target(output_dir, source, overwrite)
     found = find_source(os.fspath(source))
-    report, model, original = read_checkpoint(
+    checkpoint = read_checkpoint(
         found,
         layout,
         variant,
@@ -138,16 +141,14 @@ def convert_checkpoint(
             "dropout_prob": dropout,
         },
     )
+    report = checkpoint.report
     report.output_dir = os.fspath(output_dir)
     report.repo_id = push_to_hub
-    processor = _image_processor(report.assumed) if report.task == "classification" else None
     try:
         with atomic_folder(output_dir) as folder:
-            model.save_pretrained(folder)
-            if processor is not None:
-                processor.save_pretrained(folder)
+            checkpoint.save(folder)
             if verify:
-                _verify(report, model, folder, original)
+                _verify(checkpoint, folder)
             (folder / "README.md").write_text(model_card(report), encoding="utf-8")
     except SafetensorError as error:
         raise ConversionError(f"Cannot write {output_dir}: {error}.") from error
@@ -158,17 +159,68 @@ def convert_checkpoint(
     return report
 
 
+@dataclasses.dataclass
+class Checkpoint:
+    """What was read: the report so far, the model with its weights, and the tensors under the source's own names."""
+
+    report: ConversionReport
+    model: torch.nn.Module
+    original: dict[str, torch.Tensor]
+    processor: Any = None  # an image processor, or its configuration
+
+    def save(self, folder):
+        self.model.save_pretrained(folder)
+        if isinstance(self.processor, dict):
+            text = json.dumps(self.processor, indent=2, sort_keys=True)
+            (folder / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
+        elif self.processor is not None:
+            self.processor.save_pretrained(folder)
+
+
 def read_checkpoint(source, layout=None, variant=None, task=None, options=None):
     """
     The first half of a conversion: everything but the writing (see [`convert_checkpoint`] for arguments and errors).
 
     Returns:
-        `tuple`: the report so far, the model with its weights, and the tensors under the source's own names.
+        [`Checkpoint`]
     """
     options = options or dict.fromkeys(("resize_short", "crop_size", "pool_padding", "dropout_prob"))
     content, place = read_weights(source.path)
+    detector = recognise_detector(content)
+    if detector is not None and task in (None, "detection"):
+        read = _read_whole_detector(source, detector, content, layout, options)
+    else:
+        read = _read_network(source, content, layout, task, options)
+    report = read.report
+    if variant is not None and variant != report.variant:
+        what = f"a {report.variant}" if report.variant else "none of the published variants"
+        raise ConversionError(f"{source.path} does not hold a {variant}: its widths and depths are those of {what}.")
+    if place:
+        where = {"weights": (place, "the place inside the file; averaged weights are preferred")}
+        report.assumed = {**where, **report.assumed}
+    return read
+
+
+def _read_whole_detector(source, key, content, layout, options):
+    from .convert_detector import read_detector
+
+    if layout not in (None, key):
+        raise ConversionError(
+            f"{source.path} holds a detector of {DETECTORS[key].title}, not of {LAYOUTS[layout].title}."
+        )
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ConversionError(f"A detector takes no option {' or '.join(given)}.")
+    model, processor, variant, assumed, left_out = read_detector(source, key, content)
+    report = _report(source, model, key, variant, "detection", assumed, left_out, len(content))
+    return Checkpoint(report, model, content, processor)
+
+
+def _read_network(source, content, layout, task, options):
     layout = _layout(source, layout, content)
     original, others = split_detector(content, LAYOUTS[layout])
+    if task == "detection" and not others:
+        raise ConversionError(f"{source.path} holds no detector, but a network alone.")
     if others and task != "backbone":
         raise ConversionError(
             f"{source.path} holds a whole detector (its tensors include {_some(sorted(others))}); pass --task backbone to "
@@ -177,36 +229,35 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None):
     tensors = rename(original, LAYOUTS[layout])
     fields = recognise_architecture(tensors)
     task = _task(source, task, fields)
-    name = name_variant(fields)
-    if variant is not None and variant != name:
-        what = f"a {name}" if name else "none of the published variants"
-        raise ConversionError(f"{source.path} does not hold a {variant}: its widths and depths are those of {what}.")
     left_out = _left_out(tensors, others, task)
     if task == "backbone":
-        tensors = {key: tensor for key, tensor in tensors.items() if not is_head(key)}
+        tensors = {name: tensor for name, tensor in tensors.items() if not is_head(name)}
     assumed = assume(source, LAYOUTS[layout], task, fields, options)
     model = _load(_empty_model(task, fields, assumed), tensors)
-    if place:
-        assumed = {"weights": (place, "the place inside the file; averaged weights are preferred"), **assumed}
-    report = ConversionReport(
+    report = _report(source, model, layout, name_variant(fields), task, assumed, left_out, len(tensors))
+    return Checkpoint(report, model, original, _image_processor(assumed) if task == "classification" else None)
+
+
+def _report(source, model, layout, variant, task, assumed, left_out, num_tensors):
+    backbone_config = getattr(model.config, "backbone_config", None) or model.config
+    return ConversionReport(
         source=source.path,
         address=source.address,
         published=source.name,
         sha256=_sha256(source.path),
         output_dir="",
         layout=layout,
-        variant=name,
-        has_lab=fields["use_learnable_affine_block"],
+        variant=variant,
+        has_lab=backbone_config.use_learnable_affine_block,
         task=task,
         model_type=model.config.model_type,
-        num_tensors=len(tensors),
+        num_tensors=num_tensors,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        num_labels=model.config.num_labels if task == "classification" else None,
+        num_labels=model.config.num_labels if task != "backbone" else None,
         assumed={field: pair for field, pair in assumed.items() if field != "id2label"},
         left_out=left_out,
         checks=["every tensor has its place and shape, and all values are finite"],
     )
-    return report, model, original
 
 
 def _left_out(tensors, others, task):
@@ -245,7 +296,7 @@ def _task(source, task, fields):
         raise ConversionError(
             f"{source.path} holds a backbone without a classifier (no fc.weight); use --task backbone."
         )
-    is_backbone = not has_head or (source.row is not None and source.row.labels is None)
+    is_backbone = not has_head or (source.row is not None and source.row.task == "backbone")
     return task or ("backbone" if is_backbone else "classification")
 
 
@@ -348,24 +399,29 @@ def _image_processor(assumed):
         raise ConversionError(f"The preprocessing declared beside the weights does not work: {error}") from error
 
 
-def _verify(report, model, folder, original):
+def _verify(checkpoint, folder):
     """Adds to the report what the folder, loaded again, was compared with."""
+    report, model, original = checkpoint.report, checkpoint.model, checkpoint.original
     reloaded = type(model).from_pretrained(folder).eval()
     written, read = model.state_dict(), reloaded.state_dict()
     different = [name for name, tensor in written.items() if not torch.equal(tensor, read[name])]
     if different:
         raise ConversionError(f"The folder holds other values than the source for {_some(different)}.")
     report.checks.append("the folder, loaded again, holds the same bits")
-    back = rename_back(read, LAYOUTS[report.layout])
-    compared = [name for name in back if name in original]
-    if len(compared) == len(back) and all(_equal(back[name], original[name]) for name in compared):
-        report.checks.append(f"renamed back, {len(back)} tensors equal the source's bit for bit")
-    pixel_values = torch.randn(1, model.config.num_channels, 96, 96, generator=torch.Generator().manual_seed(0))
+    side = 640 if report.task == "detection" else 96
+    pixel_values = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         output = reloaded(pixel_values, return_dict=False)[0]
     if not all(torch.isfinite(each).all() for each in (output if isinstance(output, tuple) else (output,))):
         raise ConversionError("The converted model computes values that are not finite.")
     report.checks.append("the outputs for a random image are finite")
+    if report.task == "detection":
+        report.checks.append("no original program was run: those of detectors cannot be installed")
+        return
+    back = rename_back(read, LAYOUTS[report.layout])
+    compared = [name for name in back if name in original]
+    if len(compared) == len(back) and all(_equal(back[name], original[name]) for name in compared):
+        report.checks.append(f"renamed back, {len(back)} tensors equal the source's bit for bit")
     report.parity, notes = verify_original(reloaded, report.variant, report.layout, original)
     report.checks += notes
 
@@ -386,4 +442,4 @@ def _digest(file):
     return digest.hexdigest()
 
 
-__all__ = ["TASKS", "ConversionReport", "convert_checkpoint", "read_checkpoint"]
+__all__ = ["TASKS", "Checkpoint", "ConversionReport", "convert_checkpoint", "read_checkpoint"]

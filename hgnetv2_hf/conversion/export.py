@@ -65,7 +65,7 @@ def export_weights(
         raise ConversionError(f"{output} exists already; choose another file or pass --overwrite.")
     if not os.path.isdir(folder):
         raise ConversionError(f"There is no folder {folder}.")
-    _, model, _ = read_checkpoint(find_source(os.fspath(folder)), layout="transformers")
+    model = read_checkpoint(find_source(os.fspath(folder)), layout="transformers").model
     notes = _differences(model, layout)
     tensors = rename_back(model.state_dict(), LAYOUTS[layout])
     try:

@@ -19,8 +19,8 @@ _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
 
-def check_target(output_dir, source, overwrite):
-    """Raises ``ConversionError`` unless ``output_dir`` may be written."""
+def check_target(output_dir, source, overwrite, marker="config.json"):
+    """Raises ``ConversionError`` unless ``output_dir`` may be written; ``marker`` is in every folder that may be replaced."""
     target = Path(output_dir).absolute()
     if not target.name:
         raise ConversionError(f"{output_dir} is not a folder name.")
@@ -30,9 +30,9 @@ def check_target(output_dir, source, overwrite):
         raise ConversionError(f"{output_dir} exists already; choose another folder or pass --overwrite.")
     if not target.is_dir() or target.is_symlink():
         raise ConversionError(f"{output_dir} is not a folder; --overwrite only replaces folders.")
-    if any(target.iterdir()) and not (target / "config.json").is_file():
+    if any(target.iterdir()) and not (target / marker).is_file():
         raise ConversionError(
-            f"{output_dir} holds files but no model (no config.json); --overwrite refuses to delete it."
+            f"{output_dir} holds files but not what is written here (no {marker}); --overwrite refuses to delete it."
         )
     if source is not None and target.resolve() in [Path(source).resolve(), *Path(source).resolve().parents]:
         raise ConversionError(f"{output_dir} contains the source {source}; --overwrite would delete it.")

@@ -37,28 +37,40 @@ def model_card(report):
 
 def _metadata(report, row):
     is_imagenet = row is not None and row.labels == "imagenet-1k"
-    results = None
-    if is_imagenet and row.top1 is not None:
-        results = [
-            EvalResult(
-                task_type="image-classification",
-                dataset_type="imagenet-1k",
-                dataset_name="ImageNet-1k",
-                metric_type="accuracy",
-                metric_name=name,
-                metric_value=value,
-            )
-            for name, value in (("top-1", row.top1), ("top-5", row.top5))
-        ]
+    figures = []
+    if is_imagenet and report.task == "classification":
+        figures = [("accuracy", "top-1", row.top1), ("accuracy", "top-5", row.top5)]
+    elif report.task == "detection" and row is not None:
+        figures = [("mAP", "AP on val2017", row.ap)]
+    results = [
+        EvalResult(
+            task_type=_PIPELINE_TAGS[report.task],
+            dataset_type=_DATASETS[row.labels],
+            dataset_name=_DATASETS[row.labels],
+            metric_type=metric,
+            metric_name=name,
+            metric_value=value,
+        )
+        for metric, name, value in figures
+        if value is not None
+    ]
     return ModelCardData(
         license=row.license if row is not None else "unknown",  # nobody but its author knows that of another file
         library_name="transformers",
-        pipeline_tag="image-classification" if report.task == "classification" else "image-feature-extraction",
+        pipeline_tag=_PIPELINE_TAGS[report.task],
         tags=["hgnet_v2", "pp-hgnetv2", *([report.variant] if report.variant else [])],
-        datasets=["imagenet-1k"] if is_imagenet else None,
+        datasets=[_DATASETS[row.labels]] if row is not None and row.labels in _DATASETS else None,
         model_name=report.title if results else None,
-        eval_results=results,
+        eval_results=results or None,
     )
+
+
+_PIPELINE_TAGS = {
+    "classification": "image-classification",
+    "detection": "object-detection",
+    "backbone": "image-feature-extraction",
+}
+_DATASETS = {"imagenet-1k": "imagenet-1k", "coco": "detection-datasets/coco"}
 
 
 def _origin(report, row):
@@ -73,6 +85,8 @@ def _origin(report, row):
 
 
 def _accuracy(report, row):
+    if row is not None and row.ap is not None and report.task == "detection":
+        return [f"AP on COCO val2017 as its authors publish it: {row.ap} (not measured here).", ""]
     if row is None or row.top1 is None or report.task != "classification":
         return []
     return [
@@ -84,6 +98,8 @@ def _accuracy(report, row):
 
 def _usage(report):
     folder = report.repo_id or report.output_dir
+    if report.task == "detection":
+        return _detection_usage(report, folder)
     ours, remote, stock = (
         (_CLASSIFY, _CLASSIFY_REMOTE, _BACKBONE) if report.task == "classification" else (_MAPS, _MAPS_REMOTE, None)
     )
@@ -105,6 +121,24 @@ def _usage(report):
     return [*lines, ""]
 
 
+def _detection_usage(report, folder):
+    lines = ["## Use", "", "With Transformers alone, or with hgnetv2_hf imported, which gives the same outputs:", ""]
+    lines += ["```python", *_DETECT.strip().replace("FOLDER", folder).splitlines(), "```", ""]
+    if report.model_type == "d_fine":
+        lines += [
+            "If these weights come from DEIM, they are wrong here: its detectors have the tensors of D-FINE but SiLU in the "
+            "prediction heads, which Transformers' D-FINE cannot express and no tensor shows.",
+            "",
+        ]
+    return lines
+
+
+_DETECT = """
+from transformers import pipeline
+
+detect = pipeline("object-detection", model="FOLDER")
+detect("photo.jpg", threshold=0.5)
+"""
 _CLASSIFY = """
 import hgnetv2_hf
 from transformers import pipeline
@@ -149,9 +183,12 @@ feature_maps = backbone(torch.zeros(1, 3, 224, 224)).feature_maps
 
 
 def _preprocessing(report):
-    if report.task != "classification":
+    if report.task == "backbone":
         return []
     value = {field: value for field, (value, _) in report.assumed.items()}
+    if report.task == "detection":
+        size = f"RGB; resized to {value['image_size'][0]}×{value['image_size'][1]} pixels (PIL filter {value['resample']})"
+        return ["## Preprocessing", "", f"{size}; scaled to 0…1. `preprocessor_config.json` holds it.", ""]
     return [
         "## Preprocessing",
         "",

@@ -1,0 +1,267 @@
+"""Whole detectors: from the files of D-FINE, RT-DETRv2 and PaddleDetection to models of Transformers."""
+
+import contextlib
+import json
+import re
+from pathlib import Path
+
+import torch
+import transformers
+
+from ..configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+from ..published import ASSETS
+from .architecture import Shapes, name_variant, recognise_architecture
+from .detectors import DETECTORS, rename_detector
+from .errors import ConversionError
+from .layouts import LAYOUTS, is_counter
+
+
+_MODELS = {
+    "d_fine": ("DFineConfig", "DFineForObjectDetection"),
+    "rt_detr": ("RTDetrConfig", "RTDetrForObjectDetection"),
+    "rt_detr_v2": ("RTDetrV2Config", "RTDetrV2ForObjectDetection"),
+}
+# D-FINE's published depths and widths of the neck: bottlenecks per block and width ratio do not show the factors themselves.
+_DEPTH_MULT = {1: 0.34, 2: 0.67, 3: 1.0}
+_HIDDEN_EXPANSION = (0.34, 0.5, 1.0)
+_COMPUTED_HERE = r"(\.num_batches_tracked|\.n(um)?_points_scale)$"  # Transformers fills them in by itself
+
+
+def read_detector(source, key, content):
+    """
+    Args:
+        source ([`Source`]): the file.
+        key (`str`): the row of [`DETECTORS`] that it belongs to.
+        content (`dict[str, torch.Tensor]`): its tensors, under its program's names.
+
+    Returns:
+        `tuple`: the model, the image processor's configuration, the variant of the backbone, the assumed fields, and what was left out.
+
+    Raises:
+        `ConversionError`: it is a DEIM detector, a tensor is missing or unknown, or the parts do not fit together.
+    """
+    detector = DETECTORS[key]
+    if "deim" in Path(source.path).name.lower():
+        raise ConversionError(
+            f"{source.path} is named after DEIM, whose detectors have the tensors of D-FINE but SiLU in the prediction heads, "
+            "which Transformers' D-FINE cannot express; --task backbone converts its backbone."
+        )
+    tensors, backbone = rename_detector(content, detector)
+    fields = recognise_architecture(backbone)
+    shapes = Shapes(tensors)
+    assumed = _assumed(detector)
+    values = _common_fields(shapes)
+    values.update(_FAMILIES[detector.model_type](shapes, content, values, assumed))
+    values["backbone_config"] = _backbone_config(fields, detector, values, assumed)
+    values.update(_labels(values.pop("num_labels"), assumed))
+    if detector.is_paddle:
+        _add_padding_class(tensors)
+    tensors = {name: _checked(name, tensor) for name, tensor in tensors.items()}
+    model = _load(detector, values, tensors)
+    left_out = [name for name in content if any(re.search(pattern, name) for pattern in detector.computed)]
+    left_out = [f"{len(left_out)} counters and constants that the network computes itself"] if left_out else []
+    return model, _image_processor(detector, assumed), name_variant(fields), assumed, left_out
+
+
+def _assumed(detector):
+    """What no tensor of any of the published detectors shows."""
+    reason = f"every published {detector.title}"
+    assumed = {
+        "hidden_act": ("relu", "every published HGNetV2"),
+        "stem_strides": ([2, 1, 1, 2, 1], "every published HGNetV2"),
+        "stage_downsample_strides": ([2, 2, 2, 2], "every published HGNetV2"),
+        "num_queries": (300, reason),
+        "encoder_attention_heads": (8, reason),
+        "decoder_attention_heads": (8, reason),
+        "encoder_activation_function": ("gelu", reason),
+        "activation_function": ("silu", f"{reason}: the neck"),
+        "decoder_activation_function": ("relu", reason),
+        "image_size": ([640, 640], reason),
+        "resample": (3 if detector.is_paddle else 2, f"{reason}: {'bicubic' if detector.is_paddle else 'bilinear'}"),
+    }
+    if detector.model_type == "d_fine":
+        assumed["eval_idx"] = (-1, reason)
+        assumed["head activation"] = (
+            "relu",
+            "D-FINE; DEIM's detectors have the same tensors but SiLU there, and converted so they would be wrong",
+        )
+    return assumed
+
+
+def _common_fields(shapes):
+    """Widths and depths that the three families share."""
+    levels = shapes.count("model.encoder_input_proj")
+    hidden = shapes.of("model.encoder_input_proj.0.0.weight", 4)[0]
+    return {
+        "num_labels": shapes.of("model.enc_score_head.weight", 2)[0],
+        "num_feature_levels": levels,
+        "encoder_in_channels": [shapes.of(f"model.encoder_input_proj.{i}.0.weight", 4)[1] for i in range(levels)],
+        "encoder_hidden_dim": hidden,
+        "encoder_layers": shapes.count("model.encoder.encoder.0.layers"),
+        "encoder_ffn_dim": shapes.of("model.encoder.encoder.0.layers.0.fc1.weight", 2)[0],
+        "encode_proj_layers": list(range(levels - shapes.count("model.encoder.encoder"), levels)),
+        "feat_strides": [32 // 2 ** (levels - 1 - i) for i in range(levels)],  # of the backbone's last stages
+        "decoder_in_channels": [hidden] * levels,
+        "d_model": shapes.of("model.enc_output.0.weight", 2)[0],
+        "decoder_layers": shapes.count("model.decoder.layers"),
+        "decoder_ffn_dim": shapes.of("model.decoder.layers.0.fc1.weight", 2)[0],
+    }
+
+
+def _dfine_fields(shapes, content, common, assumed):
+    block = "model.encoder.fpn_blocks.0.csp_rep1"
+    bottlenecks = shapes.count(f"{block}.bottlenecks")
+    width = shapes.of(f"{block}.conv1.conv.weight", 4)[0]
+    hidden = common["encoder_hidden_dim"]
+    expansion = next((each for each in _HIDDEN_EXPANSION if round(each * hidden // 2) == width), 2 * width / hidden)
+    scale = content.get("decoder.decoder.layers.0.cross_attn.num_points_scale")
+    if scale is not None:
+        points = _points(scale)
+    else:
+        points = {2: [6, 6], 3: [3, 6, 3]}.get(common["num_feature_levels"])
+        assumed["decoder_n_points"] = (points, "published D-FINE with as many feature levels")
+    fields = {
+        "hidden_expansion": expansion,
+        "depth_mult": _DEPTH_MULT.get(bottlenecks, bottlenecks / 3),
+        "decoder_n_points": points,
+        "lqe_layers": shapes.count("model.decoder.lqe_layers.0.reg_conf.layers"),
+        "lqe_hidden_dim": shapes.of("model.decoder.lqe_layers.0.reg_conf.layers.0.weight", 2)[0],
+        "top_prob_values": shapes.of("model.decoder.lqe_layers.0.reg_conf.layers.0.weight", 2)[1] // 4 - 1,
+        "max_num_bins": shapes.of("model.decoder.bbox_embed.0.layers.2.weight", 2)[0] // 4 - 1,
+    }
+    for name, published in (("up", 0.5), ("reg_scale", 4.0)):
+        tensor = shapes.tensors.get(f"model.decoder.{name}")
+        if tensor is not None and tensor.numel() == 1:
+            fields[name] = float(tensor)
+        else:
+            assumed[name] = (published, "published D-FINE but X, which has a reg_scale of 8; not in the file")
+            fields[name] = published
+            shapes.tensors[f"model.decoder.{name}"] = torch.tensor([published])
+    return fields
+
+
+def _points(scale):
+    """Sampling points per level from the constant that repeats ``1 / points`` for each of them."""
+    values, points = [float(value) for value in scale.flatten()[:1000]], []
+    while sum(points) < len(values):
+        value = values[sum(points)]
+        points.append(round(1 / value) if 0 < value <= 1 else len(values) + 1)
+    if sum(points) != len(values):
+        raise ConversionError("The constant num_points_scale does not say how many points each level has.")
+    return points
+
+
+def _rtdetr_fields(shapes, content, common, assumed):
+    bottlenecks = shapes.count("model.encoder.fpn_blocks.0.bottlenecks")
+    if bottlenecks != 3:
+        raise ConversionError(f"The neck has {bottlenecks} bottlenecks in a block; Transformers' RT-DETR has 3.")
+    width = shapes.of("model.encoder.fpn_blocks.0.conv1.conv.weight", 4)[0]
+    offsets = shapes.of("model.decoder.layers.0.encoder_attn.sampling_offsets.weight", 2)[0]
+    return {
+        "hidden_expansion": width / common["encoder_hidden_dim"],
+        "decoder_n_points": offsets // (2 * assumed["decoder_attention_heads"][0] * common["num_feature_levels"]),
+    }
+
+
+_FAMILIES = {"d_fine": _dfine_fields, "rt_detr": _rtdetr_fields, "rt_detr_v2": _rtdetr_fields}
+
+
+def _backbone_config(fields, detector, values, assumed):
+    widths = fields["stage_out_channels"]
+    levels = values["num_feature_levels"]
+    if values["encoder_in_channels"] != widths[-levels:]:
+        raise ConversionError(
+            f"The neck takes maps of {values['encoder_in_channels']} channels; the backbone's last stages have "
+            f"{widths[-levels:]}."
+        )
+    stages = [f"stage{i + 1}" for i in range(len(widths))]
+    padding = LAYOUTS[detector.backbone_layout].pool_padding
+    trunk = {name: assumed[name][0] for name in ("hidden_act", "stem_strides")}
+    config_class = HGNetV2Config
+    if fields["use_learnable_affine_block"]:
+        assumed["pool_padding"] = (padding, f"as in {detector.title}")
+        if padding == "same":
+            config_class = PPHGNetV2Config
+    try:
+        config = config_class(**fields, **trunk, out_features=stages[-levels:])
+    except ValueError as error:
+        raise ConversionError(f"The backbone's tensors do not form a network: {error}") from error
+    config.set_compatibility_fields()
+    return config
+
+
+def _labels(num_labels, assumed):
+    if num_labels != 80:
+        return {"num_labels": num_labels}
+    assumed["labels"] = ("coco", "80 classes")
+    names = json.loads((ASSETS / "labels_coco.json").read_text(encoding="utf-8"))
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
+def _add_padding_class(tensors):
+    """Transformers gives "no object" a row among the denoising classes; PaddleDetection has none and needs none."""
+    name = "model.denoising_class_embed.weight"
+    if name in tensors:
+        tensors[name] = torch.cat([tensors[name], torch.zeros(1, tensors[name].shape[1])])
+
+
+def _checked(name, tensor):
+    if is_counter(name):
+        return tensor
+    tensor = tensor.float()  # up and reg_scale are whole numbers in some files
+    if not torch.isfinite(tensor).all():
+        raise ConversionError(f"The tensor {name} holds values that are not finite (NaN or infinity).")
+    return tensor.contiguous()
+
+
+def _load(detector, values, tensors):
+    config_name, model_name = _MODELS[detector.model_type]
+    try:
+        config = getattr(transformers, config_name)(**values)
+        tensors = {name: t for name, t in tensors.items() if not (is_counter(name) and ".backbone." in name)}
+        with _quietly():
+            model, info = getattr(transformers, model_name).from_pretrained(
+                None, config=config, state_dict=tensors, output_loading_info=True
+            )
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConversionError(f"The tensors do not form a {detector.title} detector: {reason}") from error
+    missing = sorted(name for name in info["missing_keys"] if not re.search(_COMPUTED_HERE, name))
+    unexpected = sorted(info["unexpected_keys"])
+    wrong = sorted(str(each) for each in info["mismatched_keys"])
+    for what, names in (("lacks", missing), ("holds what the network does not have:", unexpected), ("misfits", wrong)):
+        if names:
+            rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ConversionError(f"The file {what} {', '.join(names[:3])}{rest}.")
+    return model.eval()
+
+
+@contextlib.contextmanager
+def _quietly():
+    """Transformers reports every tensor that it fills in by itself; what matters is checked below."""
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
+
+
+def _image_processor(detector, assumed):
+    """The configuration of stock Transformers' processor that fits: a plain resize, and values in 0…1.
+
+    Written as data, because the class behind the name differs between library lines and needs torchvision in some.
+    """
+    height, width = assumed["image_size"][0]
+    return {
+        "image_processor_type": "RTDetrImageProcessor",
+        "do_resize": True,
+        "size": {"height": height, "width": width},
+        "resample": assumed["resample"][0],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": False,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "do_pad": False,
+    }
