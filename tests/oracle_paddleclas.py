@@ -2,6 +2,7 @@
 
 python oracle_paddleclas.py network REQUEST.npz ANSWER.npz     the real PPHGNetV2, as `convert --verify` runs it
 python oracle_paddleclas.py transform REQUEST.npz ANSWER.npz   the real evaluation transform
+python oracle_paddleclas.py resize REQUEST.npz ANSWER.npz      PaddleDetection's resize: OpenCV, cubic
 """
 
 import sys
@@ -38,6 +39,17 @@ def transform(request):
     return answers
 
 
+def resize(request):
+    """PaddleDetection's ``Resize`` with ``interp: 2`` and ``keep_ratio: False``, which calls OpenCV with scale factors."""
+    import cv2
+
+    pixels, side = request["pixels"], float(request["side"])
+    scales = {"fx": side / pixels.shape[1], "fy": side / pixels.shape[0]}
+    return {"pixels": cv2.resize(pixels, None, None, interpolation=cv2.INTER_CUBIC, **scales)}
+
+
 if __name__ == "__main__":
     task, request_path, answer_path = sys.argv[1:]
-    np.savez(answer_path, **{"network": network, "transform": transform}[task](np.load(request_path)))
+    np.savez(
+        answer_path, **{"network": network, "transform": transform, "resize": resize}[task](np.load(request_path))
+    )

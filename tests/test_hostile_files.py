@@ -242,5 +242,6 @@ def test_the_same_pickles_have_an_effect_when_they_are_unpickled(tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_thousand_mutated_files_convert_or_are_refused(capsys):
-    assert run(count=10_000, seed=1, jobs=os.cpu_count())
+def test_mutated_files_convert_or_are_refused():
+    """A fifth of what ``python tests/mutate_paddle_files.py`` runs, with other seeds."""
+    assert run(count=2_000, seed=1, jobs=os.cpu_count())
