@@ -13,11 +13,13 @@ from hgnetv2_hf.published import PUBLISHED
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_python_example_runs(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+def test_the_python_examples_run(tmp_path, golden_checkpoint):
+    code, detector = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert '"PPHGNetV2_B4_ssld_stage1"' in detector
     assert main(["quickstart", "--out", str(tmp_path / "hgnetv2-digits")]) == 0
     code += "\nassert processor.size == {'shortest_edge': 32}\nassert model.config.num_labels == 10"
     code = code.replace("backbone.channels   ", "assert backbone.channels == [64, 96, 128]; backbone.channels   ")
+    code += "\n" + detector.replace("PPHGNetV2_B4_ssld_stage1", str(golden_checkpoint("paddleclas_b4")))
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
 

@@ -115,7 +115,7 @@ def rename_detector(tensors, detector):
         the backbone's among them under their names inside a backbone.
     """
     backbone, others = split_detector(tensors, LAYOUTS[detector.backbone_layout])
-    backbone = {name: tensor for name, tensor in rename(backbone, LAYOUTS[detector.backbone_layout]).items()}
+    backbone = rename(backbone, LAYOUTS[detector.backbone_layout])
     renamed = {f"model.backbone.model.{name}": tensor for name, tensor in backbone.items()}
     for name in others:
         if any(re.search(pattern, name) for pattern in detector.computed):
