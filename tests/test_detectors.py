@@ -241,6 +241,19 @@ def test_other_sizes_and_class_counts_are_recognised_from_the_tensors(tmp_path, 
         assert torch.equal(converted(pixel_values).logits, model(pixel_values).logits)
 
 
+def test_verify_compares_the_backbone_of_a_detector_with_timm(timm, golden_checkpoint, tmp_path):
+    report = convert_checkpoint(golden_checkpoint("dfine_n"), tmp_path / "out", verify=True)
+    (parity,) = report.parity
+    assert parity.program.startswith("timm") and parity.difference < 1e-9 and parity.as_converted < 1e-9
+    assert "its backbone alone" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.paddle
+def test_verify_compares_the_backbone_of_a_detector_with_paddleclas(paddle, golden_checkpoint, tmp_path):
+    report = convert_checkpoint(golden_checkpoint("paddledet_rtdetr_hgnetv2_l"), tmp_path / "out", verify=True)
+    assert report.parity[0].program.startswith("PaddleClas") and report.parity[0].difference < 1e-9
+
+
 def test_the_task_of_a_detector_file_can_be_chosen_but_not_invented(golden_checkpoint, tmp_path):
     with pytest.raises(ConversionError, match="whole detector"):
         convert_checkpoint(golden_checkpoint("dfine_n"), tmp_path / "out", task="classification")
