@@ -66,7 +66,7 @@ def detect(paths, model, output_dir, threshold=0.5, table="csv", overwrite=False
     """
     if importlib.util.find_spec("torchvision") is None:
         raise ConversionError(
-            'torchvision draws the pictures and is not installed: pip install "hgnetv2-hf[torchvision]".'
+            'torchvision draws the pictures and is not installed: pip install "hgnetv2-hf[detection]".'
         )
     check_target(output_dir, None, overwrite, marker=TABLES[table])
     images = find_images(paths)

@@ -436,7 +436,7 @@ def test_a_backbone_that_does_not_fit_is_refused_by_name_and_changes_nothing(fre
 @pytest.mark.slow
 def test_fine_tuning_from_a_random_head_learns_a_small_set_and_its_folder_detects(tmp_path, capsys):
     """The documented example: sixteen canvases, and what it saves goes through the command line and stock's pipeline."""
-    pytest.importorskip("torchvision", reason="torchvision comes with the extra [torchvision]")
+    pytest.importorskip("torchvision", reason="torchvision comes with the extra [detection]")
     from finetune_detector import finetune
 
     first, last, found = finetune(tmp_path)
@@ -476,7 +476,7 @@ def detector_folder(fresh_detector, tmp_path):
 
 
 def test_detect_lists_a_bad_image_with_its_error_and_numbers_equal_names(detector_folder, tmp_path, capsys):
-    pytest.importorskip("torchvision", reason="torchvision comes with the extra [torchvision]")
+    pytest.importorskip("torchvision", reason="torchvision comes with the extra [detection]")
     images = tmp_path / "images"
     for path in ("a/photo.png", "b/photo.png"):
         (images / path).parent.mkdir(parents=True)
@@ -503,7 +503,7 @@ def test_detect_lists_a_bad_image_with_its_error_and_numbers_equal_names(detecto
     ],
 )
 def test_detect_refuses_in_one_line_and_writes_nothing(detector_folder, tmp_path, capsys, change, words):
-    pytest.importorskip("torchvision", reason="torchvision comes with the extra [torchvision]")
+    pytest.importorskip("torchvision", reason="torchvision comes with the extra [detection]")
     image, used = tmp_path / "image.png", tmp_path / "used"
     PIL.Image.new("RGB", (40, 40)).save(image)
     used.mkdir()
