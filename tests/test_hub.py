@@ -264,7 +264,7 @@ def test_the_metadata_of_cards_is_what_the_hub_knows(cards, hub, run):
     for name in ("published", "own", "faithful", "stock"):
         card = ModelCard.load(cards / name / "README.md")
         assert card.data.pipeline_tag == tags.get(name, "image-feature-extraction")
-        assert card.data.library_name == "transformers" and "pp-hgnetv2" in card.data.tags
+        assert card.data.to_dict()["library_name"] == "transformers" and "pp-hgnetv2" in card.data.tags
         assert card.data.license == ("apache-2.0" if name == "published" else "unknown")
         assert yaml.safe_load(card.data.to_yaml()) == yaml.safe_load(card.content.split("---")[1])
     card = ModelCard.load(cards / "published" / "README.md")
