@@ -94,8 +94,8 @@ def load_backbone_into(model: torch.nn.Module, source: Union[str, os.PathLike]) 
     if different:
         names = [name_variant(each) or "no published variant" for each in (given, wanted)]
         raise ValueError(
-            f"{source} holds {names[0]}, and the model has {names[1]}: they differ in {', '.join(different)}. Build the model "
-            f'with HGNetV2Config.from_variant("{names[0]}", ...), or choose weights of {names[1]}.'
+            f"{source} holds {names[0]}, and the model has {names[1]}: they differ in {', '.join(different)}. Build the model's "
+            "backbone_config with the values of the weights, or choose weights that fit the model."
         )
     tensors = {name: tensor for name, tensor in loaded.state_dict().items() if not is_counter(name)}
     places = target.state_dict()
@@ -140,7 +140,11 @@ def _differences(loaded, target):
     notes = []
     padding = loaded.embedder.pool_padding
     if loaded.config.use_learnable_affine_block and padding != getattr(target.embedder, "pool_padding", 0.0):
-        notes.append("the weights were trained with Paddle's pool padding, and the model pads with zeros")
-    if loaded.config.hidden_act != target.config.hidden_act:
-        notes.append(f"the weights belong to {loaded.config.hidden_act}, and the model has {target.config.hidden_act}")
+        notes.append(
+            "the model pads the stem's max-pool in another way than the weights' own program: with LAB, maps differ at the border"
+        )
+    for field in ("hidden_act", "stem_strides", "stage_downsample_strides"):
+        own, theirs = (_as_list(getattr(each.config, field, None)) for each in (loaded, target))
+        if theirs is not None and own != theirs:
+            notes.append(f"the weights belong to {field} {own}, and the model has {theirs}")
     return notes

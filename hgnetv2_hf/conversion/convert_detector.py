@@ -24,6 +24,15 @@ _MODELS = {
 # D-FINE's published depths and widths of the neck: bottlenecks per block and width ratio do not show the factors themselves.
 _DEPTH_MULT = {1: 0.34, 2: 0.67, 3: 1.0}
 _HIDDEN_EXPANSION = (0.34, 0.5, 1.0)
+# Assumed fields that belong to the backbone, the image processor or to no configuration at all.
+_NOT_OF_THE_DETECTOR = (
+    "hidden_act",
+    "stem_strides",
+    "stage_downsample_strides",
+    "image_size",
+    "resample",
+    "head activation",
+)
 _COMPUTED_HERE = r"(\.num_batches_tracked|\.n(um)?_points_scale)$"  # Transformers fills them in by itself
 
 
@@ -51,6 +60,9 @@ def read_detector(source, key, content):
     shapes = Shapes(tensors)
     assumed = _assumed(detector)
     values = _common_fields(shapes)
+    values.update({field: value for field, (value, _) in assumed.items() if field not in _NOT_OF_THE_DETECTOR})
+    for field in ("encode_proj_layers", "feat_strides"):
+        assumed[field] = (values[field], f"every published {detector.title}: the backbone's last stages")
     values.update(_FAMILIES[detector.model_type](shapes, content, values, assumed))
     values["backbone_config"] = _backbone_config(fields, detector, values, assumed)
     values.update(_labels(values.pop("num_labels"), assumed))
@@ -76,11 +88,18 @@ def _assumed(detector):
         "encoder_activation_function": ("gelu", reason),
         "activation_function": ("silu", f"{reason}: the neck"),
         "decoder_activation_function": ("relu", reason),
+        "positional_encoding_temperature": (10000, reason),
+        "normalize_before": (False, reason),
+        "learn_initial_query": (False, reason),
         "image_size": ([640, 640], reason),
         "resample": (3 if detector.is_paddle else 2, f"{reason}: {'bicubic' if detector.is_paddle else 'bilinear'}"),
     }
+    if detector.model_type != "rt_detr":
+        assumed["decoder_offset_scale"] = (0.5, reason)
+        assumed["decoder_method"] = ("default", reason)
     if detector.model_type == "d_fine":
         assumed["eval_idx"] = (-1, reason)
+        assumed["layer_scale"] = (1.0, reason)
         assumed["head activation"] = (
             "relu",
             "D-FINE; DEIM's detectors have the same tensors but SiLU there, and converted so they would be wrong",
