@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         PPHGNetV2ForImageClassification,
         PPHGNetV2Model,
     )
+    from .optimize import optimize_for_inference
     from .stochastic_depth import set_drop_path_rate
 
 
@@ -34,6 +35,7 @@ _MODULE_OF = {
     ),
     **dict.fromkeys(("HGNetV2ImageProcessor", "HGNetV2ImageProcessorFast"), "image_processing_hgnetv2"),
     **dict.fromkeys(("LoadedBackbone", "load_backbone", "load_backbone_into"), "loading"),
+    "optimize_for_inference": "optimize",
     "set_drop_path_rate": "stochastic_depth",
 }
 
@@ -57,6 +59,7 @@ __all__ = [
     "export_weights",
     "load_backbone",
     "load_backbone_into",
+    "optimize_for_inference",
     "register",
     "set_drop_path_rate",
     "unregister",
