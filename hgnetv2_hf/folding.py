@@ -106,6 +106,11 @@ def contains_hgnetv2(model):
     return any(hasattr(module, "lab") and _parts(module) is not None for module in model.modules())
 
 
+def is_network(module):
+    """Whether a module is HGNetV2 itself, with or without a head: a stem and stages."""
+    return hasattr(module, "embedder") and hasattr(module.embedder, "stem2a") and hasattr(module, "encoder")
+
+
 def is_folded(model):
     """Whether ``fold`` has been here."""
     return any(isinstance(module, FoldedConvLayer) for module in model.modules())

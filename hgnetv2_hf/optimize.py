@@ -6,7 +6,7 @@ import copy
 import torch
 from torch import nn
 
-from .folding import contains_hgnetv2, fold, is_folded
+from .folding import contains_hgnetv2, fold, is_folded, is_network
 
 
 _COMPILED_SHAPES = 64  # beyond these, PyTorch runs the folded model without compiling it
@@ -23,7 +23,8 @@ def optimize_for_inference(model, dtype=None, compile=False):
         dtype (`torch.dtype`, *optional*): the precision to run in, e.g. `torch.bfloat16`; inputs are cast. By default the
             model's. Folding is done in float64 whatever this says.
         compile (`bool`, defaults to `False`): through `torch.compile` with frozen weights, at the first call with each shape of
-            input (tens of seconds; needs a C++ compiler on CPUs). Worth it where shapes stay the same.
+            input (tens of seconds; needs a C++ compiler on CPUs). Worth it where shapes stay the same. Of a detector, the
+            backbone is compiled.
 
     Returns:
         A new object of a class derived from the model's, which computes without gradients, works in `pipeline`, and raises
@@ -46,8 +47,20 @@ def optimize_for_inference(model, dtype=None, compile=False):
         (OptimizedForInference, original),
         {"__module__": original.__module__, "_original": original},
     )
-    optimized._forward = _CompiledPerShape(optimized._original_forward) if compile else optimized._original_forward
+    optimized._forward = optimized._original_forward
+    if compile:
+        _compile(optimized)
     return optimized
+
+
+def _compile(optimized):
+    """Compiles the whole model, or of a detector the networks in it: the decoders' Python would compile for many minutes."""
+    networks = [module for module in optimized.modules() if is_network(module)]
+    if optimized in networks:
+        optimized._forward = _CompiledPerShape(optimized._forward)
+        return
+    for network in networks:
+        network.forward = _CompiledPerShape(network.forward)
 
 
 class OptimizedForInference:
