@@ -49,6 +49,7 @@ def _parser():
     _add_convert(commands)
     _add_export_weights(commands)
     _add_detect(commands)
+    _add_export(commands)
     _add_benchmark(commands)
     return parser
 
@@ -180,6 +181,23 @@ def _run_detect(arguments):
         table=arguments.table,
         overwrite=arguments.overwrite,
     )
+
+
+def _add_export(commands):
+    parser = _command(commands, "export", _run_export, "Export a folder for ONNX Runtime, OpenVINO or ExecuTorch.")
+    parser.add_argument("folder", metavar="DIR", help="a converted or fine-tuned folder, or a repository on the Hub")
+    parser.add_argument("output_dir", metavar="OUT", help="the folder to write")
+    parser.add_argument("--format", choices=["onnx", "openvino", "executorch"], required=True)
+    parser.add_argument("--int8", action="store_true", help="quantise after training; needs --calibration")
+    parser.add_argument("--calibration", metavar="FOLDER", help="images like those to come")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder of this command")
+
+
+def _run_export(arguments):
+    from .exporting import export_model
+
+    options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    print(export_model(**options))
 
 
 def _add_benchmark(commands):

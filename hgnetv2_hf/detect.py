@@ -1,10 +1,8 @@
 """Objects in images, to look at: annotated pictures and a table, through ``pipeline("object-detection")``."""
 
 import csv
-import glob
 import importlib.util
 import json
-import os
 from pathlib import Path
 
 import PIL.Image
@@ -13,36 +11,11 @@ from tqdm.auto import tqdm
 
 from .conversion.errors import ConversionError
 from .conversion.folder import atomic_folder, check_target
+from .image_files import UNREADABLE, find_images, sentence
 
 
-IMAGE_SUFFIXES = tuple(PIL.Image.registered_extensions())
 TABLES = {"csv": "detections.csv", "jsonl": "detections.jsonl"}
 _COLUMNS = ("image", "label", "score", "xmin", "ymin", "xmax", "ymax", "error")
-
-
-def find_images(paths):
-    """
-    Args:
-        paths (`list[str]`): files, folders (their images, also in folders inside) or globs.
-
-    Returns:
-        `list[str]`: files in the given order, those of a folder or glob sorted.
-
-    Raises:
-        `ConversionError`: a path leads to no file.
-    """
-    found = []
-    for path in paths:
-        if os.path.isdir(path):
-            inside = sorted(str(each) for each in Path(path).rglob("*") if each.suffix.lower() in IMAGE_SUFFIXES)
-        elif os.path.exists(path):
-            inside = [path]
-        else:
-            inside = sorted(glob.glob(path, recursive=True))
-        if not inside:
-            raise ConversionError(f"There is no image {path}.")
-        found += inside
-    return found
 
 
 def detect(paths, model, output_dir, threshold=0.5, table="csv", overwrite=False, show=print):
@@ -69,7 +42,7 @@ def detect(paths, model, output_dir, threshold=0.5, table="csv", overwrite=False
             'torchvision draws the pictures and is not installed: pip install "hgnetv2-hf[detection]".'
         )
     check_target(output_dir, None, overwrite, marker=TABLES[table])
-    images = find_images(paths)
+    images = list(find_images(paths))
     detector = _pipeline(model)
     rows = []
     with atomic_folder(output_dir) as folder:
@@ -77,8 +50,8 @@ def detect(paths, model, output_dir, threshold=0.5, table="csv", overwrite=False
         for path, name in tqdm(list(zip(images, names)), desc="detect", unit="image", mininterval=0.5):
             try:
                 image = _open(path)
-            except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-                rows.append({"image": path, "error": " ".join(str(error).split()) or type(error).__name__})
+            except UNREADABLE as error:
+                rows.append({"image": path, "error": sentence(error)})
                 continue
             objects = detector(image, threshold=threshold)
             _draw(image, objects).save(folder / name)

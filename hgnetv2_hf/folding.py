@@ -51,22 +51,22 @@ class FoldedConvLayer(nn.Module):
                 self.stride,
                 self.dilation,
                 self.groups,
-                "hardtanh" if self._clamps else "none",
+                "none" if self.clamps_nothing else "hardtanh",
                 [self.minimum, self.maximum],
                 "",
             )
         hidden_state = F.conv2d(
             hidden_state, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
         )
-        if not self._clamps:
+        if self.clamps_nothing:
             return hidden_state
         if self.minimum == 0.0 and self.maximum == math.inf:
             return F.relu(hidden_state)
         return hidden_state.clamp(self.minimum, self.maximum)
 
     @property
-    def _clamps(self):
-        return self.minimum > -math.inf or self.maximum < math.inf
+    def clamps_nothing(self):
+        return self.minimum == -math.inf and self.maximum == math.inf
 
     def _packed_weight(self, shape):
         """The weight in the order that oneDNN wants for this shape. The wrong one would be reordered at every call."""

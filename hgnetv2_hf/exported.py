@@ -1,0 +1,156 @@
+"""Runs the folders that `hgnetv2-hf export` writes, through ONNX Runtime, OpenVINO or ExecuTorch."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import transformers
+
+from .conversion.errors import ConversionError
+from .image_files import sentence
+
+
+FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "executorch": "model.pte"}
+DESCRIPTION = "export.json"
+
+
+def is_exported(folder):
+    """Whether `hgnetv2-hf export` wrote this folder."""
+    return (Path(folder) / DESCRIPTION).is_file()
+
+
+def load_exported(folder, dtype="float32", threads=None):
+    """
+    Loads what `hgnetv2-hf export` wrote.
+
+    Args:
+        folder (`str` or `os.PathLike`): the folder.
+        dtype (`"float32"` or `"bfloat16"`, defaults to `"float32"`): what OpenVINO computes in; the others have one.
+        threads (`int`, *optional*): CPU threads; by default the runtime's choice.
+
+    Returns:
+        `ExportedImageClassifier` for a classifier, else `ExportedModel`.
+
+    Raises:
+        `ConversionError`: no such folder, a damaged file, or the runtime is not installed.
+    """
+    try:
+        description = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))
+        start = _RUNTIMES[description["format"]]
+        names = description["outputs"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConversionError(f"{folder} holds no model that `hgnetv2-hf export` wrote ({DESCRIPTION}).") from error
+    if dtype not in ("float32", "bfloat16") or (dtype == "bfloat16" and description["format"] != "openvino"):
+        raise ConversionError(f"A folder for {description['format']} does not run in {dtype}.")
+    path = Path(folder) / FORMATS[description["format"]]
+    try:
+        run = start(path, dtype, threads, description)
+    except ImportError as error:
+        raise ConversionError(
+            f'{error.name} is not installed: pip install "hgnetv2-hf[{description["format"]}]".'
+        ) from error
+    except Exception as error:  # each runtime has errors of its own for a damaged file
+        raise ConversionError(f"{path} cannot be loaded: {sentence(error)[:300]}") from error
+    is_classifier = names == ["logits"]
+    return (ExportedImageClassifier if is_classifier else ExportedModel)(folder, names, run)
+
+
+class ExportedModel:
+    """A model in another runtime: `(batch, channels, height, width)` float32 in, named arrays out."""
+
+    def __init__(self, folder, names, run):
+        self.folder = os.fspath(folder)
+        self.names = names
+        self._run = run
+
+    def run(self, pixel_values):
+        """
+        Args:
+            pixel_values (`np.ndarray` or `torch.Tensor`): normalised images, `(batch, channels, height, width)`.
+
+        Returns:
+            `dict[str, np.ndarray]`: `logits`; or a map per stage of a backbone; or `logits` and `pred_boxes`.
+        """
+        return dict(zip(self.names, self._run(np.ascontiguousarray(pixel_values, dtype=np.float32))))
+
+    __call__ = run
+
+
+class ExportedImageClassifier(ExportedModel):
+    """Called like `pipeline("image-classification")`: images in, labels and scores out."""
+
+    def __init__(self, folder, names, run):
+        super().__init__(folder, names, run)
+        self.config = transformers.AutoConfig.from_pretrained(folder)
+        self.image_processor = transformers.AutoImageProcessor.from_pretrained(folder)
+
+    def __call__(self, images, top_k=5):
+        """
+        Args:
+            images: a path, a PIL image or whatever the image processor takes; or a list of them.
+            top_k (`int`, defaults to 5): how many labels.
+
+        Returns:
+            `list[dict]` with `label` and `score`, best first; for a list of images a list of those.
+        """
+        single = not isinstance(images, (list, tuple))
+        pixel_values = self.image_processor([images] if single else images, return_tensors="np")["pixel_values"]
+        best = [top_labels(logits, self.config, top_k) for logits in self.run(pixel_values)["logits"]]
+        return best[0] if single else best
+
+
+def top_labels(logits, config, top_k):
+    """``pipeline``'s answer for the logits of one image: ``[{"label": …, "score": …}, …]``, best first."""
+    logits = np.asarray(logits, dtype=np.float32)
+    if config.problem_type == "multi_label_classification" or config.num_labels == 1:
+        scores = 1 / (1 + np.exp(-logits))
+    else:
+        powers = np.exp(logits - logits.max())
+        scores = powers / powers.sum()
+    best = np.argsort(-scores, kind="stable")[:top_k]
+    return [{"label": config.id2label[int(index)], "score": float(scores[index])} for index in best]
+
+
+def _start_onnx(path, dtype, threads, description):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(str(path), options, providers=onnxruntime.get_available_providers())
+    return lambda pixel_values: session.run(description["outputs"], {session.get_inputs()[0].name: pixel_values})
+
+
+def _start_openvino(path, dtype, threads, description):
+    import openvino
+
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bfloat16" else "f32"}
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = threads
+    request = openvino.Core().compile_model(path, "CPU", options).create_infer_request()
+
+    def run(pixel_values):
+        outputs = request.infer([pixel_values], share_inputs=True)
+        return [outputs[index] for index in range(len(description["outputs"]))]
+
+    return run
+
+
+def _start_executorch(path, dtype, threads, description):
+    import torch
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(str(path)).load_method("forward")
+    largest = description["maximum"]["batch"]
+
+    def run(pixel_values):
+        parts = [
+            method.execute([torch.from_numpy(np.ascontiguousarray(pixel_values[start : start + largest]))])
+            for start in range(0, len(pixel_values), largest)
+        ]
+        return [np.concatenate([part[index].numpy().copy() for part in parts]) for index in range(len(parts[0]))]
+
+    return run
+
+
+_RUNTIMES = {"onnx": _start_onnx, "openvino": _start_openvino, "executorch": _start_executorch}

@@ -1,0 +1,48 @@
+"""Image files as commands name them: files, folders and globs."""
+
+import glob
+import os
+
+import PIL.Image
+
+from .conversion.errors import ConversionError
+
+
+IMAGE_SUFFIXES = tuple(PIL.Image.registered_extensions())
+UNREADABLE = (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError)  # what Pillow raises for a bad file
+
+
+def find_images(paths):
+    """
+    Args:
+        paths (`list[str]`): files, folders (their images, also in folders inside) or globs.
+
+    Yields:
+        `str`: files in the given order, those of a folder or glob sorted; one folder's names are in memory at a time.
+
+    Raises:
+        `ConversionError`: a path leads to no file.
+    """
+    for path in paths:
+        empty = True
+        for file in _files(path):
+            empty = False
+            yield file
+        if empty:
+            raise ConversionError(f"There is no image {path}.")
+
+
+def _files(path):
+    if os.path.isdir(path):
+        for folder, inside, names in os.walk(path):
+            inside.sort()
+            yield from (os.path.join(folder, name) for name in sorted(names) if name.lower().endswith(IMAGE_SUFFIXES))
+    elif os.path.exists(path):
+        yield path
+    else:
+        yield from sorted(glob.glob(path, recursive=True))
+
+
+def sentence(error):
+    """An error's message in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
