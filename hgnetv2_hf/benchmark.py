@@ -40,7 +40,7 @@ def benchmark(variants, batch_sizes, image_size=224, rounds=10, threads=None):
     if threads is not None:
         torch.set_num_threads(threads)
     lines = [
-        _machine_and_versions(),
+        machine_and_versions(),
         f"eager float32, {image_size}×{image_size}, medians of {rounds} blocks of {BLOCK_SECONDS} s, in turn",
         f"{'variant':<9}{'batch':>5}{'stock ms':>11}{'ours ms':>10}{'stock / ours':>14}",
     ]
@@ -67,7 +67,7 @@ def benchmark_conversion(variants, rounds=3):
         in all, and what the conversion added to the imports.
     """
     lines = [
-        _machine_and_versions(),
+        machine_and_versions(),
         f"conversion of a .pdparams without verification, worst of {rounds}; memory: peak resident set / size of the file",
         f"{'variant':<9}{'file MB':>9}{'seconds':>9}{'imports s':>11}{'peak MB':>9}{'peak / file':>13}{'added / file':>14}",
     ]
@@ -141,7 +141,7 @@ def _pair(variant):
     return stock, ours
 
 
-def _machine_and_versions():
+def machine_and_versions():
     return (
         f"{platform.processor() or platform.machine()} {_cpu_name()}, {torch.get_num_threads()} threads; Python "
         f"{platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"

@@ -48,6 +48,7 @@ def _parser():
     _add_list(commands)
     _add_convert(commands)
     _add_export_weights(commands)
+    _add_classify(commands)
     _add_detect(commands)
     _add_export(commands)
     _add_benchmark(commands)
@@ -156,6 +157,33 @@ def _run_export_weights(arguments):
     except ValueError as error:
         print(f"hgnetv2-hf: {error}", file=sys.stderr)
         return 2
+
+
+def _add_classify(commands):
+    parser = _command(
+        commands, "classify", _run_classify, "Label image files: a row per file, in order, at full speed."
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders or globs")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="a classifier's folder or repository, or a folder of `export`"
+    )
+    parser.add_argument("--output", metavar="FILE", help="a .csv, .jsonl or .parquet file (default: print the rows)")
+    parser.add_argument(
+        "--top-k", type=_pixels, default=5, metavar="K", help="labels per image (default: %(default)s)"
+    )
+    parser.add_argument("--batch-size", type=_pixels, default=16, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="default: float32"
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the network first")
+    parser.add_argument("--workers", type=_pixels, metavar="N", help="threads that decode (default: one per core)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def _run_classify(arguments):
+    from .classify import classify
+
+    classify(**{name: value for name, value in vars(arguments).items() if name != "run"})
 
 
 def _add_detect(commands):

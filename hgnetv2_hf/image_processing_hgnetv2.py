@@ -140,12 +140,18 @@ class HGNetV2ImageProcessor(SavesCode, BaseImageProcessor):
 
     def _process(self, image, options):
         """One PIL image to a float32 array (height, width, channels)."""
+        return self._normalize(self._pixels(image, options), options)
+
+    def _pixels(self, image, options):
+        """One PIL image, resized and cropped, to an array (height, width, channels) of its own type."""
         if options["do_convert_rgb"]:
             image = _to_rgb(image)
         width, height, box = _geometry(image.size, options)
         pixels = np.asarray(_resize_and_crop(image, width, height, options["resample"], box))
-        pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
-        # The order and precision of PaddleClas's NormalizeImage, so that every bit agrees.
+        return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+    def _normalize(self, pixels, options):
+        """(…, channels) to float32 in the order and precision of PaddleClas's NormalizeImage, so that every bit agrees."""
         if options["do_rescale"]:
             pixels = pixels.astype("float32") * np.float32(options["rescale_factor"])
         if options["do_normalize"]:

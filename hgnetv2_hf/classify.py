@@ -1,0 +1,298 @@
+"""Labels for many image files: decoded and resized in parallel with the network, in order, in constant memory, resumable.
+
+Rows are first appended to a journal beside the output, one JSON line each, and become the table when the last one is there.
+An interrupted run leaves the journal, and the next run with the same model and options continues after its last whole line.
+"""
+
+import contextlib
+import csv
+import hashlib
+import importlib.util
+import itertools
+import json
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+from .conversion.errors import ConversionError
+from .conversion.folder import atomic_file
+from .exported import is_exported, load_exported, top_labels
+from .folding import contains_hgnetv2
+from .image_files import UNREADABLE, find_images, sentence
+from .optimize import optimize_for_inference
+
+
+TABLES = (".csv", ".jsonl", ".parquet")
+_BATCHES_AHEAD = 3
+_PARQUET_ROWS = 10_000
+
+
+def classify(
+    paths, model, output=None, top_k=5, batch_size=16, dtype="float32", compile=False, workers=None, overwrite=False,
+    show=print,
+):  # fmt: skip
+    """
+    Classifies image files and writes one row per file, in the order of the files.
+
+    Args:
+        paths (`list[str]`): files, folders (with those inside) or globs.
+        model (`str` or `os.PathLike`): a classifier's folder or repository, or a folder of `hgnetv2-hf export`.
+        output (`str`, *optional*): a `.csv`, `.jsonl` or `.parquet` file, complete or absent; by default rows are shown.
+        top_k (`int`, defaults to 5): labels per image.
+        batch_size (`int`, defaults to 16): images per call of the network.
+        dtype (`str`, defaults to `"float32"`): or `"bfloat16"`, `"float16"`: the precision of the network.
+        compile (`bool`, defaults to `False`): compile the network first; worth it for thousands of images.
+        workers (`int`, *optional*): threads that decode and resize; by default one per core.
+        overwrite (`bool`, defaults to `False`): replace an existing output file.
+        show (callable, defaults to `print`): receives the summary, and the rows if there is no output file.
+
+    Returns:
+        `dict`: `images`, `unreadable`, and `resumed`: rows that an earlier, interrupted run had left.
+
+    Raises:
+        `ConversionError`: no images, no classifier, or the output cannot be written. An image that cannot be read is no
+            error: its row says why.
+    """
+    _check_output(output, overwrite)
+    total = sum(1 for _ in find_images(paths))
+    network = _load(model, dtype, compile)
+    run = [os.path.abspath(model), _stamp(model), top_k, dtype]
+    with _journal(output, run) as journal:
+        resumed = _resume(journal, find_images(paths)) if journal else 0
+        remaining = itertools.islice(find_images(paths), resumed, None)
+        unreadable = 0
+        with tqdm(total=total, initial=resumed, desc="classify", unit="image", mininterval=0.5) as progress:
+            for rows in _rows(remaining, network, top_k, batch_size, workers or os.cpu_count() or 1):
+                unreadable += sum(row["error"] is not None for row in rows)
+                if journal:
+                    journal.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+                    journal.flush()
+                else:
+                    for row in rows:
+                        progress.write(_line(row))
+                progress.update(len(rows))
+        if journal:
+            unreadable = _write_table(journal, Path(output), top_k)
+    if output is not None:
+        show(
+            f"{total} images -> {output}"
+            + (f", {unreadable} of them unreadable" if unreadable else "")
+            + (f"; continued after {resumed} rows of an interrupted run" if resumed else "")
+        )
+    return {"images": total, "unreadable": unreadable, "resumed": resumed}
+
+
+def _check_output(output, overwrite):
+    if output is None:
+        return
+    if not str(output).endswith(TABLES):
+        raise ConversionError(f"{output} is no table that is written here: its name ends with {', '.join(TABLES)}.")
+    if str(output).endswith(".parquet") and importlib.util.find_spec("pyarrow") is None:
+        raise ConversionError('Parquet needs pyarrow: pip install "hgnetv2-hf[parquet]".')
+    if os.path.lexists(output) and not overwrite:
+        raise ConversionError(f"{output} exists already; choose another name or pass --overwrite.")
+    if os.path.isdir(output):
+        raise ConversionError(f"{output} is a folder.")
+
+
+class _Network:
+    """From uint8 or float32 pixels of a batch to logits, in the precision asked for."""
+
+    def __init__(self, processor, config, logits):
+        self.processor = processor
+        self.config = config
+        self.logits = logits  # float32 array (batch, channels, height, width), channels last in memory -> array
+        # PaddleClas's processor leaves bytes to the workers and normalises a whole batch; any other is asked for everything.
+        self._options = processor._options({}) if hasattr(processor, "_pixels") else None
+
+    def pixels(self, path):
+        """One file to an array (height, width, channels)."""
+        with PIL.Image.open(path) as image:
+            image.load()
+        if self._options is not None:
+            return self.processor._pixels(image, self._options)
+        return np.moveaxis(np.asarray(self.processor(image, return_tensors="np")["pixel_values"][0]), 0, -1)
+
+    def __call__(self, arrays):
+        batch = np.stack(arrays)
+        if self._options is not None:
+            batch = self.processor._normalize(batch, self._options)
+        return self.logits(np.moveaxis(batch, -1, 1))
+
+
+def _load(folder, dtype, compile):
+    if is_exported(folder):
+        if compile:
+            raise ConversionError("An exported model is compiled by its runtime; leave --compile out.")
+        exported = load_exported(folder, dtype)
+        if not hasattr(exported, "image_processor"):
+            raise ConversionError(f"{folder} is no classifier.")
+        return _Network(exported.image_processor, exported.config, lambda pixels: exported.run(pixels)["logits"])
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        if not any("ForImageClassification" in name for name in config.architectures or []):
+            raise ConversionError(f"{folder} is no image classifier.")
+        model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
+        processor = AutoImageProcessor.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ConversionError(f"{folder} is no classifier that can be loaded: {sentence(error)[:300]}") from error
+    if torch.cuda.is_available():
+        model = model.to("cuda")
+    model = _fastest(model, getattr(torch, dtype), compile)
+
+    def logits(pixel_values):
+        with torch.inference_mode():
+            return model(torch.from_numpy(pixel_values).to(model.device, model.dtype)).logits.float().cpu().numpy()
+
+    return _Network(processor, config, logits)
+
+
+def _fastest(model, dtype, compile):
+    if contains_hgnetv2(model):
+        return optimize_for_inference(model, dtype=dtype, compile=compile)
+    model = model.to(dtype)
+    return torch.compile(model) if compile else model
+
+
+def _rows(files, network, top_k, batch_size, workers):
+    """Lists of rows, a batch each. At most a few batches are decoded ahead of the network."""
+    with ThreadPoolExecutor(workers) as pool:
+        ahead = deque()
+        for file in files:
+            ahead.append((file, pool.submit(_decode, network, file)))
+            if len(ahead) == batch_size * _BATCHES_AHEAD:
+                yield _batch([ahead.popleft() for _ in range(batch_size)], network, top_k)
+        while ahead:
+            yield _batch([ahead.popleft() for _ in range(min(batch_size, len(ahead)))], network, top_k)
+
+
+def _decode(network, file):
+    """The pixels, or the error as text."""
+    try:
+        return network.pixels(file)
+    except UNREADABLE as error:
+        return sentence(error)
+
+
+def _batch(waiting, network, top_k):
+    decoded = [(file, future.result()) for file, future in waiting]
+    arrays = [pixels for _, pixels in decoded if not isinstance(pixels, str)]
+    # Sizes differ only where the image processor does not crop.
+    if len({array.shape for array in arrays}) <= 1:
+        logits = iter(network(arrays)) if arrays else iter(())
+    else:
+        logits = (network([array])[0] for array in arrays)
+    return [
+        {"image": file, "labels": [], "error": pixels}
+        if isinstance(pixels, str)
+        else {"image": file, "labels": top_labels(next(logits), network.config, top_k), "error": None}
+        for file, pixels in decoded
+    ]
+
+
+def _line(row):
+    if row["error"] is not None:
+        return f"{row['image']}: {row['error']}"
+    return f"{row['image']}: " + ", ".join(f"{each['label']} {each['score']:.4f}" for each in row["labels"])
+
+
+def _stamp(folder):
+    """Changes when a local model changes."""
+    return sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in Path(folder).glob("*"))
+
+
+@contextlib.contextmanager
+def _journal(output, run):
+    """The journal of this output and run, open at its end; removed when the block ends without an error."""
+    if output is None:
+        yield None
+        return
+    key = hashlib.sha256(json.dumps(run).encode()).hexdigest()[:12]
+    output = Path(output).absolute()
+    path = output.with_name(f".{output.name}.{key}.partial.jsonl")
+    try:
+        for other in output.parent.glob(f".{output.name}.*.partial.jsonl"):
+            if other != path:  # another model's or other options'
+                other.unlink()
+        with open(path, "a+", encoding="utf-8") as file:
+            yield file
+        path.unlink()
+    except OSError as error:
+        if isinstance(error, UnicodeError):
+            raise
+        raise ConversionError(f"Cannot write {output}: {error.strerror or error}.") from error
+
+
+def _resume(journal, files):
+    """How many whole rows of the same files the journal holds; what follows them is cut off."""
+    journal.seek(0)
+    rows, end = 0, 0
+    while (line := journal.readline()).endswith("\n"):
+        try:
+            if json.loads(line)["image"] != next(files, None):
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        rows, end = rows + 1, journal.tell()
+    journal.seek(end)
+    journal.truncate()
+    return rows
+
+
+def _write_table(journal, output, top_k):
+    """Turns the journal into the table; returns the number of unreadable images."""
+    columns = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("label", "score")]
+    columns = ["image", *columns, "error"]
+    unreadable = 0
+
+    def rows():
+        nonlocal unreadable
+        journal.seek(0)
+        for line in journal:
+            row = json.loads(line)
+            unreadable += row["error"] is not None
+            flat = {"image": row["image"], "error": row["error"]}
+            for rank, each in enumerate(row["labels"], 1):
+                flat[f"label_{rank}"], flat[f"score_{rank}"] = each["label"], each["score"]
+            yield {column: flat.get(column) for column in columns}
+
+    with atomic_file(output) as partial:
+        _WRITERS[output.suffix](rows(), columns, partial)
+    return unreadable
+
+
+def _write_csv(rows, columns, path):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_jsonl(rows, columns, path):
+    with open(path, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(
+                json.dumps({name: value for name, value in row.items() if value is not None}, ensure_ascii=False)
+                + "\n"
+            )
+
+
+def _write_parquet(rows, columns, path):
+    import pyarrow
+    import pyarrow.parquet
+
+    types = {name: pyarrow.float32() if name.startswith("score_") else pyarrow.string() for name in columns}
+    schema = pyarrow.schema(types.items())
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+        while chunk := list(itertools.islice(rows, _PARQUET_ROWS)):
+            writer.write_table(pyarrow.Table.from_pylist(chunk, schema=schema))
+
+
+_WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}

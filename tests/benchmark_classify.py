@@ -1,0 +1,145 @@
+"""Files to labels: `classify` against `pipeline` with Transformers' own model, in turn, in one run.
+
+    python tests/benchmark_classify.py [--photos 1000]
+
+Makes JPEG photos of many sizes from those that scikit-image and scikit-learn ship, gives both programs a B0 with the same
+weights, lets `pipeline` choose its best batch size on a part of the photos, and prints images per second, the ratio, and how many
+labels differ from those of the exact path (the plain float32 network behind the same image processor).
+"""
+
+import argparse
+import contextlib
+import csv
+import io
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+import transformers
+from conftest import randomize
+from transformers import BitImageProcessor, pipeline
+
+import hgnetv2_hf
+from hgnetv2_hf.benchmark import machine_and_versions
+from hgnetv2_hf.classify import classify
+from hgnetv2_hf.exporting import export_model
+
+
+BATCH_SIZES = (1, 4, 8, 16, 32)
+
+
+def make_photos(folder, count, seed=0):
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
+    originals = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket(), *load_sample_images().images]
+    random = np.random.RandomState(seed)
+    folder.mkdir()
+    for index in range(count):
+        image = PIL.Image.fromarray(originals[index % len(originals)])
+        left, top = random.uniform(0, 0.2, 2)
+        right, bottom = random.uniform(0.8, 1, 2)
+        width = random.randint(320, 720)
+        box = (left * image.width, top * image.height, right * image.width, bottom * image.height)
+        image.crop(tuple(map(int, box))).resize((width, int(width * random.uniform(0.6, 1.5)))).save(
+            folder / f"{index:05}.jpg", quality=90
+        )
+
+
+def make_model(folder):
+    """B0 with random weights, which say the same of most photos: near-ties are as frequent as they can be."""
+    torch.manual_seed(0)
+    config = hgnetv2_hf.HGNetV2Config.from_variant("b0", num_labels=100)
+    randomize(hgnetv2_hf.HGNetV2ForImageClassification(config)).save_pretrained(folder)
+    hgnetv2_hf.HGNetV2ImageProcessor().save_pretrained(folder)
+
+
+def stock_pipeline(folder):
+    hgnetv2_hf.unregister()
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        model = transformers.AutoModelForImageClassification.from_pretrained(folder, config=config)
+    finally:
+        hgnetv2_hf.register()
+    assert type(model).__module__.startswith("transformers.")
+    processors = [BitImageProcessor]
+    with contextlib.suppress(ImportError):
+        processors.append(transformers.BitImageProcessorFast)
+    size = {"size": {"shortest_edge": 232}, "crop_size": 224, "resample": 3}
+    mean = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    return [pipeline("image-classification", model=model, image_processor=each(**size, **mean)) for each in processors]
+
+
+def seconds(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def labels(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return [row["label_1"] for row in csv.DictReader(file)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    print(machine_and_versions())
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        make_photos(folder / "photos", arguments.photos)
+        files = sorted(map(str, (folder / "photos").iterdir()))
+        make_model(folder / "b0")
+        part = files[:: max(1, len(files) // 100)]
+        trials = {
+            (pipe, size): seconds(lambda: pipe(part, batch_size=size, top_k=1))
+            for pipe in stock_pipeline(folder / "b0")
+            for size in BATCH_SIZES
+        }
+        pipe, size = min(trials, key=trials.get)
+        print(f"pipeline is fastest with {type(pipe.image_processor).__name__} and batches of {size}")
+        ways = {"classify float32": (folder / "b0", "float32"), "classify bfloat16": (folder / "b0", "bfloat16")}
+        with contextlib.suppress(hgnetv2_hf.ConversionError), contextlib.redirect_stderr(io.StringIO()):
+            export_model(folder / "b0", folder / "openvino", "openvino")
+            ways["classify OpenVINO float32"] = (folder / "openvino", "float32")
+            ways["classify OpenVINO bfloat16"] = (folder / "openvino", "bfloat16")
+
+        def run(model, dtype):
+            classify([str(folder / "photos")], model, folder / "out.csv", 1, dtype=dtype, overwrite=True, show=str)
+
+        exact = exact_labels(folder / "b0", files)
+        times = {name: [] for name in ("pipeline, Transformers' own model", *ways)}
+        differing = {}
+        for _ in range(arguments.rounds):
+            times["pipeline, Transformers' own model"].append(seconds(lambda: pipe(files, batch_size=size, top_k=1)))
+            for name, way in ways.items():
+                times[name].append(seconds(lambda: run(*way)))
+                differing[name] = sum(one != other for one, other in zip(labels(folder / "out.csv"), exact))
+        baseline = statistics.median(times["pipeline, Transformers' own model"])
+        for name, values in times.items():
+            median = statistics.median(values)
+            print(
+                f"{name:<36}{len(files) / median:>8.1f} images/s{baseline / median:>7.2f} times"
+                + (f", {differing[name]} of {len(files)} labels differ" if name in differing else "")
+            )
+
+
+def exact_labels(folder, files):
+    model = hgnetv2_hf.HGNetV2ForImageClassification.from_pretrained(folder).eval()
+    processor = hgnetv2_hf.HGNetV2ImageProcessor.from_pretrained(folder)
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(files), 16):
+            logits = model(**processor(files[start : start + 16], return_tensors="pt")).logits
+            found += [model.config.id2label[index] for index in logits.argmax(-1).tolist()]
+    return found
+
+
+if __name__ == "__main__":
+    main()
