@@ -11,6 +11,7 @@ import importlib.util
 import itertools
 import json
 import os
+import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,7 +55,8 @@ def classify(
         show (callable, defaults to `print`): receives the summary, and the rows if there is no output file.
 
     Returns:
-        `dict`: `images`, `unreadable`, and `resumed`: rows that an earlier, interrupted run had left.
+        `dict`: `images`, `unreadable`, `resumed` (rows that an earlier, interrupted run had left), and `images_per_second` of
+            this run, the loading of the model apart.
 
     Raises:
         `ConversionError`: no images, no classifier, or the output cannot be written. An image that cannot be read is no
@@ -67,7 +69,7 @@ def classify(
     with _journal(output, run) as journal:
         resumed = _resume(journal, find_images(paths)) if journal else 0
         remaining = itertools.islice(find_images(paths), resumed, None)
-        unreadable = 0
+        unreadable, start = 0, time.perf_counter()
         with tqdm(total=total, initial=resumed, desc="classify", unit="image", mininterval=0.5) as progress:
             for rows in _rows(remaining, network, top_k, batch_size, workers or os.cpu_count() or 1):
                 unreadable += sum(row["error"] is not None for row in rows)
@@ -78,6 +80,7 @@ def classify(
                     for row in rows:
                         progress.write(_line(row))
                 progress.update(len(rows))
+        speed = (total - resumed) / (time.perf_counter() - start)
         if journal:
             unreadable = _write_table(journal, Path(output), top_k)
     if output is not None:
@@ -86,7 +89,7 @@ def classify(
             + (f", {unreadable} of them unreadable" if unreadable else "")
             + (f"; continued after {resumed} rows of an interrupted run" if resumed else "")
         )
-    return {"images": total, "unreadable": unreadable, "resumed": resumed}
+    return {"images": total, "unreadable": unreadable, "resumed": resumed, "images_per_second": speed}
 
 
 def _check_output(output, overwrite):
@@ -103,28 +106,23 @@ def _check_output(output, overwrite):
 
 
 class _Network:
-    """From uint8 or float32 pixels of a batch to logits, in the precision asked for."""
+    """From files to pixels, in any thread, and from the pixels of a batch to logits."""
 
     def __init__(self, processor, config, logits):
         self.processor = processor
         self.config = config
-        self.logits = logits  # float32 array (batch, channels, height, width), channels last in memory -> array
-        # PaddleClas's processor leaves bytes to the workers and normalises a whole batch; any other is asked for everything.
-        self._options = processor._options({}) if hasattr(processor, "_pixels") else None
+        self._logits = logits  # float32 array (batch, channels, height, width), channels last in memory -> array
 
     def pixels(self, path):
-        """One file to an array (height, width, channels)."""
+        """One file to a float32 array (height, width, channels)."""
         with PIL.Image.open(path) as image:
             image.load()
-        if self._options is not None:
-            return self.processor._pixels(image, self._options)
-        return np.moveaxis(np.asarray(self.processor(image, return_tensors="np")["pixel_values"][0]), 0, -1)
+        if type(self.processor).__name__ == "HGNetV2ImageProcessor":  # the package's or remote code's
+            return self.processor(image, return_tensors="np", data_format="channels_last")["pixel_values"][0]
+        return np.moveaxis(self.processor(image, return_tensors="pt")["pixel_values"][0].numpy(), 0, -1)
 
     def __call__(self, arrays):
-        batch = np.stack(arrays)
-        if self._options is not None:
-            batch = self.processor._normalize(batch, self._options)
-        return self.logits(np.moveaxis(batch, -1, 1))
+        return self._logits(np.moveaxis(np.stack(arrays), -1, 1))
 
 
 def _load(folder, dtype, compile):

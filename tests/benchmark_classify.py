@@ -30,6 +30,7 @@ from hgnetv2_hf.exporting import export_model
 
 
 BATCH_SIZES = (1, 4, 8, 16, 32)
+STOCK = "pipeline, Transformers' own model"
 
 
 def make_photos(folder, count, seed=0):
@@ -74,12 +75,6 @@ def stock_pipeline(folder):
     return [pipeline("image-classification", model=model, image_processor=each(**size, **mean)) for each in processors]
 
 
-def seconds(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def labels(path):
     with open(path, encoding="utf-8", newline="") as file:
         return [row["label_1"] for row in csv.DictReader(file)]
@@ -97,37 +92,39 @@ def main():
         files = sorted(map(str, (folder / "photos").iterdir()))
         make_model(folder / "b0")
         part = files[:: max(1, len(files) // 100)]
-        trials = {
-            (pipe, size): seconds(lambda: pipe(part, batch_size=size, top_k=1))
-            for pipe in stock_pipeline(folder / "b0")
-            for size in BATCH_SIZES
-        }
-        pipe, size = min(trials, key=trials.get)
+        pipe, size = min(
+            ((pipe, size) for pipe in stock_pipeline(folder / "b0") for size in BATCH_SIZES),
+            key=lambda trial: seconds(trial[0], part, trial[1]),
+        )
         print(f"pipeline is fastest with {type(pipe.image_processor).__name__} and batches of {size}")
+        exact = exact_labels(folder / "b0", files)
         ways = {"classify float32": (folder / "b0", "float32"), "classify bfloat16": (folder / "b0", "bfloat16")}
         with contextlib.suppress(hgnetv2_hf.ConversionError), contextlib.redirect_stderr(io.StringIO()):
             export_model(folder / "b0", folder / "openvino", "openvino")
             ways["classify OpenVINO float32"] = (folder / "openvino", "float32")
             ways["classify OpenVINO bfloat16"] = (folder / "openvino", "bfloat16")
-
-        def run(model, dtype):
-            classify([str(folder / "photos")], model, folder / "out.csv", 1, dtype=dtype, overwrite=True, show=str)
-
-        exact = exact_labels(folder / "b0", files)
-        times = {name: [] for name in ("pipeline, Transformers' own model", *ways)}
+        speeds = {name: [] for name in (STOCK, *ways)}
         differing = {}
         for _ in range(arguments.rounds):
-            times["pipeline, Transformers' own model"].append(seconds(lambda: pipe(files, batch_size=size, top_k=1)))
-            for name, way in ways.items():
-                times[name].append(seconds(lambda: run(*way)))
+            speeds[STOCK].append(len(files) / seconds(pipe, files, size))
+            for name, (model, dtype) in ways.items():
+                result = classify(
+                    [str(folder / "photos")], model, folder / "out.csv", 1, dtype=dtype, overwrite=True, show=str
+                )
+                speeds[name].append(result["images_per_second"])
                 differing[name] = sum(one != other for one, other in zip(labels(folder / "out.csv"), exact))
-        baseline = statistics.median(times["pipeline, Transformers' own model"])
-        for name, values in times.items():
-            median = statistics.median(values)
-            print(
-                f"{name:<36}{len(files) / median:>8.1f} images/s{baseline / median:>7.2f} times"
-                + (f", {differing[name]} of {len(files)} labels differ" if name in differing else "")
-            )
+    for name, values in speeds.items():
+        ratio = statistics.median(values) / statistics.median(speeds[STOCK])
+        print(
+            f"{name:<36}{statistics.median(values):>8.1f} images/s{ratio:>7.2f} times"
+            + (f", {differing[name]} of {len(files)} labels differ" if name in differing else "")
+        )
+
+
+def seconds(pipe, files, batch_size):
+    start = time.perf_counter()
+    pipe(files, batch_size=batch_size, top_k=1)
+    return time.perf_counter() - start
 
 
 def exact_labels(folder, files):
