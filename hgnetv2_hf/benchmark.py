@@ -1,56 +1,254 @@
-"""Times models in turn, in blocks of half a second, so that a machine's drift hits all alike; and conversions."""
+"""Times ways to run a model in turn, in blocks of half a second, so that a machine's drift hits all alike; and conversions."""
 
+import contextlib
+import importlib.metadata
+import importlib.util
+import io
+import math
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from functools import partial
 
+import numpy as np
+import PIL.Image
 import torch
 import transformers
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from . import modeling_hgnetv2 as modeling
 from .configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+from .conversion.errors import ConversionError
+from .conversion.folder import atomic_file
 from .conversion.layouts import LAYOUTS, rename_back
 from .conversion.paddle_file import write_paddle_file
+from .exported import load_exported
+from .image_processing_hgnetv2 import HGNetV2ImageProcessor
+from .optimize import CompiledPerShape, optimize_for_inference
+from .published import PUBLISHED
+from .ways import DEFAULT_WAYS, STOCK, WAYS
 
 
 BLOCK_SECONDS = 0.5
 
 
-def benchmark(variants, batch_sizes, image_size=224, rounds=10, threads=None):
+_NEEDS = {"timm": "timm", "onnx": "onnxruntime", "openvino": "openvino"}
+_PEAK_SIDE = 2048
+
+
+def benchmark(variants, batch_sizes, ways=DEFAULT_WAYS, image_size=224, rounds=10, threads=None):
     """
-    Eager float32 inference of this package's `hgnet_v2` classifier against Transformers' own, same weights.
+    Inference of one network in several ways, timed in turn.
+
+    All networks are the classifier of `hgnet_v2` with the same random weights, LAB of both signs included, so that no program
+    can leave anything out; timm's has a head of its own.
 
     Args:
         variants (`list[str]`): rows of the table of variants with four stages.
         batch_sizes (`list[int]`): images per call.
+        ways (`list[str]`): keys of `WAYS`; Transformers' own model is always measured.
         image_size (`int`): pixels per side.
-        rounds (`int`): half-second blocks per model.
+        rounds (`int`): half-second blocks per way.
         threads (`int`, *optional*): CPU threads.
 
     Returns:
-        `str`: the machine, the versions and one line per variant and batch size: median milliseconds per call, and the
-        ratio of the stock model's time to ours (above 1: we are faster).
+        `dict`: `machine` (`str`), `peak` (`dict` of measured matrix-product rates, FLOP/s), `settings`, and `rows`: dictionaries
+        with `variant`, `batch_size`, `way`, `milliseconds` per call (median), `ratio` (the stock model's time by this one),
+        `share_of_peak` (of the matrix-product rate in the same precision; `None` for int8) and `difference` (of the outputs,
+        relative to the stock model's; `None` for timm).
+
+    Raises:
+        `ConversionError`: a way needs a package that is not installed.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    lines = [
-        machine_and_versions(),
-        f"eager float32, {image_size}×{image_size}, medians of {rounds} blocks of {BLOCK_SECONDS} s, in turn",
-        f"{'variant':<9}{'batch':>5}{'stock ms':>11}{'ours ms':>10}{'stock / ours':>14}",
-    ]
+    ways = [STOCK, *(way for way in WAYS if way in ways and way != STOCK)]
+    for way in ways:
+        package = _NEEDS.get(way.split("-")[0])
+        if package and importlib.util.find_spec(package) is None:
+            raise ConversionError(f"{way} needs {package}, which is not installed.")
+    peak = {dtype: _matmul_rate(getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
+    rows = []
     cases = [(variant, batch_size) for variant in variants for batch_size in batch_sizes]
     for variant, batch_size in tqdm(cases, desc="benchmark", unit="case", leave=False):
-        stock, ours = _pair(variant)
-        pixel_values = torch.randn(batch_size, 3, image_size, image_size)
-        times = time_in_turn([partial(model, pixel_values) for model in (stock, ours)], rounds)
-        lines.append(f"{variant:<9}{batch_size:>5}{times[0]:>11.2f}{times[1]:>10.2f}{times[0] / times[1]:>14.3f}")
-    return "\n".join(lines)
+        rows += _measure(variant, batch_size, ways, image_size, rounds, peak)
+        torch.compiler.reset()
+    return {
+        "machine": machine_and_versions(),
+        "peak": peak,
+        "settings": {"image_size": image_size, "rounds": rounds, "block_seconds": BLOCK_SECONDS},
+        "rows": rows,
+    }
+
+
+def _measure(variant, batch_size, ways, image_size, rounds, peak):
+    stock, ours = _pair(variant)
+    pixel_values = torch.randn(batch_size, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        calls = {
+            way: _prepare(way, variant, stock, ours, pixel_values, folder)
+            for way in tqdm(ways, desc=variant, leave=False)
+        }
+        expected = stock(pixel_values).logits
+        with FlopCounterMode(display=False) as counter:
+            stock(pixel_values)
+        differences = {
+            way: None if way.startswith("timm") else _difference(call(), expected) for way, call in calls.items()
+        }
+        times = time_in_turn(list(calls.values()), rounds)
+    rows = []
+    for way, milliseconds in zip(calls, times):
+        rate = peak["bfloat16" if way.endswith("bf16") else "float32"]
+        rows.append(
+            {
+                "variant": variant,
+                "batch_size": batch_size,
+                "way": way,
+                "milliseconds": milliseconds,
+                "ratio": times[0] / milliseconds,
+                "share_of_peak": None
+                if way.endswith("int8")
+                else counter.get_total_flops() / milliseconds * 1e3 / rate,
+                "difference": differences[way],
+            }
+        )
+    return rows
+
+
+def _prepare(way, variant, stock, ours, pixel_values, folder):
+    """A function without arguments that computes the logits of this batch."""
+    dtype = torch.bfloat16 if way.endswith("bf16") else torch.float32
+    if way in (STOCK, "eager"):
+        return partial(stock if way == STOCK else ours, pixel_values)
+    if way.startswith("timm"):
+        return _prepare_timm(way, variant, pixel_values, dtype)
+    if way.startswith(("optimised", "compiled")):
+        return partial(optimize_for_inference(ours, dtype, compile=way.startswith("compiled")), pixel_values)
+    exported = load_exported(_export(way, stock, ours, pixel_values, folder), str(dtype)[6:], torch.get_num_threads())
+    return partial(exported.run, pixel_values.numpy())
+
+
+def _prepare_timm(way, variant, pixel_values, dtype):
+    import timm
+
+    model = timm.create_model(f"hgnetv2_{variant}").eval().requires_grad_(False)
+    if "compiled" not in way:
+        return partial(model, pixel_values)
+    model = model.to(dtype, memory_format=torch.channels_last)
+    pixel_values = pixel_values.to(dtype, memory_format=torch.channels_last)
+    return partial(CompiledPerShape(model), pixel_values)
+
+
+def _export(way, stock, ours, pixel_values, folder):
+    """The folder for this way, exported once for all precisions."""
+    from . import exporting
+
+    kind = way.removesuffix("-bf16")
+    target = os.path.join(folder, kind)
+    if os.path.isdir(target):
+        return target
+    source = os.path.join(folder, "model")
+    if not os.path.isdir(source):
+        ours.save_pretrained(source)
+        size = {"height": pixel_values.shape[2], "width": pixel_values.shape[3]}
+        HGNetV2ImageProcessor(size=size, crop_size=size).save_pretrained(source)
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        if kind == "openvino-int8":
+            noise = os.path.join(folder, "noise")
+            _write_noise(noise, pixel_values.shape[2:])
+            exporting.export_model(source, target, "openvino", int8=True, calibration=noise)
+        else:
+            exporting.export_model(source, target, kind.split("-")[0], folded=not kind.endswith("stock"))
+    return target
+
+
+def _write_noise(folder, size, images=20):
+    os.mkdir(folder)
+    random = np.random.RandomState(0)
+    for index in range(images):
+        pixels = random.randint(0, 256, (*size, 3), dtype="uint8")
+        PIL.Image.fromarray(pixels).save(os.path.join(folder, f"{index}.png"))
+
+
+def _difference(output, expected):
+    logits = output["logits"] if isinstance(output, dict) else output.logits
+    logits = torch.as_tensor(logits).float()
+    return ((logits - expected).abs().max() / expected.abs().max()).item()
+
+
+def _matmul_rate(dtype, seconds=1.0):
+    """The best rate of a product of two square matrices, FLOP/s."""
+    left, right = (torch.randn(_PEAK_SIDE, _PEAK_SIDE).to(dtype) for _ in range(2))
+    best, end = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        torch.mm(left, right)
+        best = min(best, time.perf_counter() - start)
+    return 2 * _PEAK_SIDE**3 / best
+
+
+def table(result):
+    """The result of [`benchmark`] as text."""
+    peak, settings = result["peak"], result["settings"]
+    lines = [
+        result["machine"],
+        f"matrix product, {_PEAK_SIDE}×{_PEAK_SIDE}: {peak['float32'] / 1e12:.2f} TFLOP/s float32, "
+        f"{peak['bfloat16'] / 1e12:.2f} bfloat16",
+        f"{settings['image_size']}×{settings['image_size']}, medians of {settings['rounds']} blocks of "
+        f"{settings['block_seconds']} s, in turn; ratio: time of stock / time",
+        f"{'variant':<9}{'batch':>5}  {'way':<20}{'ms':>10}{'ratio':>8}{'of peak':>9}{'difference':>12}",
+    ]
+    for row in result["rows"]:
+        share = "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.0%}"
+        difference = "" if row["difference"] is None else f"{row['difference']:.1e}"
+        lines.append(
+            f"{row['variant']:<9}{row['batch_size']:>5}  {row['way']:<20}{row['milliseconds']:>10.2f}{row['ratio']:>8.2f}"
+            f"{share:>9}{difference:>12}"
+        )
+    return "\n".join(lines + [f"  {way}: {WAYS[way]}" for way in dict.fromkeys(row["way"] for row in result["rows"])])
+
+
+def plot(result, path):
+    """
+    A picture of latency against published accuracy, a line per way, for the smallest batch size measured.
+
+    Raises:
+        `ConversionError`: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConversionError('Plotting needs matplotlib: pip install "hgnetv2-hf[plot]".') from error
+    accuracy = {row.variant: row.top1 for row in PUBLISHED.values() if row.top1 is not None}
+    batch_size = min(row["batch_size"] for row in result["rows"])
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for way in dict.fromkeys(row["way"] for row in result["rows"]):
+        points = [
+            (row["milliseconds"], accuracy[row["variant"]], row["variant"])
+            for row in result["rows"]
+            if row["way"] == way and row["batch_size"] == batch_size and row["variant"] in accuracy
+        ]
+        axes.plot([point[0] for point in points], [point[1] for point in points], marker="o", label=way)
+    for milliseconds, top1, variant in points:
+        axes.annotate(variant.upper(), (milliseconds, top1), textcoords="offset points", xytext=(6, -10))
+    axes.set(
+        xscale="log",
+        xlabel=f"milliseconds per call, batch {batch_size}, {result['settings']['image_size']}×{result['settings']['image_size']}",
+        ylabel="ImageNet top-1 %, as PaddleClas publishes it",
+        title="\n".join(textwrap.wrap(result["machine"], 90)),
+    )
+    axes.title.set_fontsize(8)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    with atomic_file(path) as partial:
+        figure.savefig(partial, format=os.path.splitext(path)[1][1:] or "png", dpi=150)
 
 
 def benchmark_conversion(variants, rounds=3):
@@ -134,23 +332,53 @@ def _pair(variant):
     from transformers.models.hgnet_v2 import configuration_hgnet_v2, modeling_hgnet_v2
 
     config = HGNetV2Config.from_variant(variant, num_labels=1000)
-    ours = modeling.HGNetV2ForImageClassification(config).eval()
+    ours = _with_random_statistics(modeling.HGNetV2ForImageClassification(config)).eval().requires_grad_(False)
     stock_config = configuration_hgnet_v2.HGNetV2Config.from_dict(config.to_dict())
-    stock = modeling_hgnet_v2.HGNetV2ForImageClassification(stock_config).eval()
+    stock = modeling_hgnet_v2.HGNetV2ForImageClassification(stock_config).eval().requires_grad_(False)
     stock.load_state_dict(ours.state_dict())
     return stock, ours
 
 
+def _with_random_statistics(model):
+    """Batch norm and LAB as after training: not the identity that a program could leave out. A fifth of the LAB scales is negative."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for index, (name, tensor) in enumerate(model.state_dict().items()):
+            if name.endswith(("running_mean", "normalization.bias", "lab.bias")):
+                tensor.normal_(0.0, 0.1, generator=generator)
+            elif name.endswith(("running_var", "normalization.weight", "lab.scale")):
+                tensor.uniform_(0.8, 1.2, generator=generator)
+                if name.endswith("lab.scale") and index % 5 == 0:
+                    tensor.neg_()
+    return model
+
+
 def machine_and_versions():
+    others = []
+    for name in ("timm", "openvino", "onnxruntime", "nncf"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            others.append(f", {name} {importlib.metadata.version(name)}")
     return (
-        f"{platform.processor() or platform.machine()} {_cpu_name()}, {torch.get_num_threads()} threads; Python "
-        f"{platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
+        f"{platform.processor() or platform.machine()} {_cpu_name()} ({_matrix_units()}), {torch.get_num_threads()} threads; "
+        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
+        + "".join(others)
     )
 
 
+def _matrix_units():
+    """What the processor has for bfloat16 and int8 products (Linux)."""
+    flags = _cpu_line("flags").split()
+    found = [flag for flag in ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni") if flag in flags]
+    return ", ".join(found) or "no bfloat16 units known"
+
+
 def _cpu_name():
+    return _cpu_line("model name")
+
+
+def _cpu_line(key):
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+            return next(line.partition(":")[2].strip() for line in file if line.startswith(key))
     except (OSError, StopIteration):
         return ""

@@ -1,12 +1,14 @@
 """The command line, ``hgnetv2-hf``. Exit status: 0 done, 1 could not be done, 2 wrong usage."""
 
 import argparse
+import json
 import os
 import signal
 import sys
 
 from . import __version__
 from .variants import ALIASES, VARIANTS, canonical_name
+from .ways import DEFAULT_WAYS, WAYS
 
 
 LAYOUT_NAMES = ["paddleclas", "paddledetection", "timm", "dfine", "rtdetrv2", "transformers"]
@@ -237,11 +239,21 @@ def _add_benchmark(commands):
     )
     parser.add_argument("--variant", type=_variant, nargs="+", default=["b0"], metavar="NAME")
     parser.add_argument("--batch-size", type=_pixels, nargs="+", default=[8], metavar="N")
+    parser.add_argument(
+        "--ways",
+        nargs="+",
+        choices=WAYS,
+        default=DEFAULT_WAYS,
+        metavar="WAY",
+        help=f"of: {', '.join(WAYS)} (default: {' '.join(DEFAULT_WAYS)})",
+    )
     parser.add_argument("--image-size", type=_pixels, default=224, metavar="PIXELS")
     parser.add_argument(
         "--rounds", type=_pixels, default=10, help="half-second blocks per model (default: %(default)s)"
     )
     parser.add_argument("--threads", type=_pixels, help="CPU threads (default: PyTorch's)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw latency against published accuracy")
     parser.add_argument(
         "--conversion",
         action="store_true",
@@ -250,20 +262,26 @@ def _add_benchmark(commands):
 
 
 def _run_benchmark(arguments):
-    from .benchmark import benchmark, benchmark_conversion
+    from .benchmark import benchmark, benchmark_conversion, plot, table
+    from .conversion.folder import atomic_file
 
     if arguments.conversion:
         print(benchmark_conversion(arguments.variant))
         return
-    print(
-        benchmark(
-            variants=arguments.variant,
-            batch_sizes=arguments.batch_size,
-            image_size=arguments.image_size,
-            rounds=arguments.rounds,
-            threads=arguments.threads,
-        )
+    result = benchmark(
+        variants=arguments.variant,
+        batch_sizes=arguments.batch_size,
+        ways=arguments.ways,
+        image_size=arguments.image_size,
+        rounds=arguments.rounds,
+        threads=arguments.threads,
     )
+    print(table(result))
+    if arguments.plot:
+        plot(result, arguments.plot)
+    if arguments.json:
+        with atomic_file(arguments.json) as partial:
+            partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def _variant(text):

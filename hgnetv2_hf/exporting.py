@@ -74,7 +74,7 @@ class ModelExport:
         return "\n".join(lines + [f"  note:        {note}" for note in self.notes])
 
 
-def export_model(folder, output_dir, format, int8=False, calibration=None, overwrite=False):
+def export_model(folder, output_dir, format, int8=False, calibration=None, overwrite=False, folded=True):
     """
     Exports a classifier, a backbone or a detector, folded, and compares what the runtime computes with the model.
 
@@ -86,6 +86,7 @@ def export_model(folder, output_dir, format, int8=False, calibration=None, overw
         int8 (`bool`, defaults to `False`): post-training quantisation by NNCF (ONNX and OpenVINO, classifiers and backbones).
         calibration (`str`, *optional*): a folder of images like those to come, for `int8`; the first 300 are used.
         overwrite (`bool`, defaults to `False`): replace an existing folder of this command.
+        folded (`bool`, defaults to `True`): the benchmark passes `False`, to compare with the graph as it is.
 
     Returns:
         [`ModelExport`].
@@ -98,7 +99,7 @@ def export_model(folder, output_dir, format, int8=False, calibration=None, overw
     model, processor = _load(folder)
     if int8 and processor is None:
         raise ConversionError(f"{folder} has no image processor, so the calibration images cannot be prepared.")
-    graph = _Graph(model)
+    graph = _Graph(model, folded)
     if graph.is_detector and (format == "executorch" or int8):
         raise ConversionError("Detectors are exported as onnx and openvino, and not as int8.")
     samples = _samples(graph, processor)
@@ -179,11 +180,12 @@ def _load(folder):
 class _Graph(nn.Module):
     """A model from pixels to a flat tuple of named tensors, the original and its folded form."""
 
-    def __init__(self, model):
+    def __init__(self, model, folded):
         super().__init__()
         self.original = model
         self.model = copy.deepcopy(model)
-        fold(self.model)
+        if folded:
+            fold(self.model)
         self.is_detector = hasattr(model, "class_embed") or "ForObjectDetection" in type(model).__name__
         if self.is_detector:
             self.names = ["logits", "pred_boxes"]

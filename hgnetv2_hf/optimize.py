@@ -57,10 +57,10 @@ def _compile(optimized):
     """Compiles the whole model, or of a detector the networks in it: the decoders' Python would compile for many minutes."""
     networks = [module for module in optimized.modules() if is_network(module)]
     if optimized in networks:
-        optimized._forward = _CompiledPerShape(optimized._forward)
+        optimized._forward = CompiledPerShape(optimized._forward)
         return
     for network in networks:
-        network.forward = _CompiledPerShape(network.forward)
+        network.forward = CompiledPerShape(network.forward)
 
 
 class OptimizedForInference:
@@ -102,7 +102,7 @@ class OptimizedForInference:
         )
 
 
-class _CompiledPerShape:
+class CompiledPerShape:
     """``torch.compile`` with frozen weights, once per shape: weights are packed for it, and another one's order is slow."""
 
     def __init__(self, forward):
