@@ -71,8 +71,14 @@ class ExportedModel:
 
         Returns:
             `dict[str, np.ndarray]`: `logits`; or a map per stage of a backbone; or `logits` and `pred_boxes`.
+
+        Raises:
+            `ValueError`: NaN or infinite values, which some runtimes turn into ordinary numbers.
         """
-        return dict(zip(self.names, self._run(np.ascontiguousarray(pixel_values, dtype=np.float32))))
+        pixel_values = np.ascontiguousarray(pixel_values, dtype=np.float32)
+        if not np.isfinite(pixel_values.sum(dtype=np.float64)):
+            raise ValueError("`pixel_values` holds NaN or infinite values.")
+        return dict(zip(self.names, self._run(pixel_values)))
 
     __call__ = run
 

@@ -99,7 +99,10 @@ def export_model(folder, output_dir, format, int8=False, calibration=None, overw
     model, processor = _load(folder)
     if int8 and processor is None:
         raise ConversionError(f"{folder} has no image processor, so the calibration images cannot be prepared.")
-    graph = _Graph(model, folded)
+    try:
+        graph = _Graph(model, folded)
+    except ValueError as error:
+        raise ConversionError(f"{folder} cannot be exported: {error}") from error
     if graph.is_detector and (format == "executorch" or int8):
         raise ConversionError("Detectors are exported as onnx and openvino, and not as int8.")
     samples = _samples(graph, processor)

@@ -34,7 +34,7 @@ def optimize_for_inference(model, dtype=None, compile=False):
     Raises:
         `TypeError`: not a module.
         `ValueError`: the model is in training mode, quantised, offloaded, compiled or optimised already, or has no HGNetV2 in it;
-            or `dtype` is not a floating-point type.
+            its weights are not finite; or `dtype` is not a floating-point type.
     """
     _check(model, dtype)
     with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode could not be moved afterwards
@@ -80,6 +80,8 @@ class OptimizedForInference:
     def _as_computed(self, pixel_values):
         if not isinstance(pixel_values, torch.Tensor) or pixel_values.ndim != 4:
             return pixel_values  # the model's own message
+        if pixel_values.device.type == "cpu" and not pixel_values.sum(dtype=torch.float64).isfinite():
+            raise ValueError("`pixel_values` holds NaN or infinite values, which a fused clamp would hide.")
         dtype = next(parameter.dtype for parameter in self.parameters() if parameter.is_floating_point())
         return pixel_values.to(dtype).contiguous(memory_format=torch.channels_last)
 
