@@ -9,6 +9,8 @@ from .registration import register, unregister
 if TYPE_CHECKING:
     from .configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
     from .conversion import ConversionError, ConversionReport, ExportReport, convert_checkpoint, export_weights
+    from .exported import load_exported
+    from .exporting import export_model
     from .image_processing_hgnetv2 import HGNetV2ImageProcessor, HGNetV2ImageProcessorFast
     from .loading import LoadedBackbone, load_backbone, load_backbone_into
     from .modeling_hgnetv2 import (
@@ -35,6 +37,8 @@ _MODULE_OF = {
     ),
     **dict.fromkeys(("HGNetV2ImageProcessor", "HGNetV2ImageProcessorFast"), "image_processing_hgnetv2"),
     **dict.fromkeys(("LoadedBackbone", "load_backbone", "load_backbone_into"), "loading"),
+    "export_model": "exporting",
+    "load_exported": "exported",
     "optimize_for_inference": "optimize",
     "set_drop_path_rate": "stochastic_depth",
 }
@@ -56,9 +60,11 @@ __all__ = [
     "PPHGNetV2ForImageClassification",
     "PPHGNetV2Model",
     "convert_checkpoint",
+    "export_model",
     "export_weights",
     "load_backbone",
     "load_backbone_into",
+    "load_exported",
     "optimize_for_inference",
     "register",
     "set_drop_path_rate",

@@ -17,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import torch
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers.image_utils import load_image
 
 from .conversion.errors import ConversionError
 from .conversion.folder import atomic_file
@@ -115,11 +115,9 @@ class _Network:
 
     def pixels(self, path):
         """One file to a float32 array (height, width, channels)."""
-        with PIL.Image.open(path) as image:
-            image.load()
         if type(self.processor).__name__ == "HGNetV2ImageProcessor":  # the package's or remote code's
-            return self.processor(image, return_tensors="np", data_format="channels_last")["pixel_values"][0]
-        return np.moveaxis(self.processor(image, return_tensors="pt")["pixel_values"][0].numpy(), 0, -1)
+            return self.processor(path, return_tensors="np", data_format="channels_last")["pixel_values"][0]
+        return np.moveaxis(self.processor(load_image(path), return_tensors="pt")["pixel_values"][0].numpy(), 0, -1)
 
     def __call__(self, arrays):
         return self._logits(np.moveaxis(np.stack(arrays), -1, 1))

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import dataclasses
 import importlib.util
+import io
 import json
 import logging
 import math
@@ -111,7 +112,7 @@ def export_model(folder, output_dir, format, int8=False, calibration=None, overw
         path = staging / FORMATS[format]
         if int8:
             samples = _calibration_images(calibration, processor)
-        with _quiet(), tempfile.TemporaryDirectory() as scratch:
+        with _quiet(), contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as scratch:
             written = Path(scratch) / path.name if int8 else path
             _WRITERS[format](graph, traced, written)
             if int8:
@@ -250,20 +251,19 @@ def _program(graph, sample, **limits):
 
 def _write_onnx(graph, sample, path):
     if graph.is_detector:
-        program = _detector_through_transformers(graph, sample)
-    else:
-        program = torch.onnx.export(
-            _program(graph, sample),
-            (sample,),
-            dynamo=True,
-            input_names=["pixel_values"],
-            output_names=graph.names,
-            verbose=False,
-        )
+        return _write_onnx_detector(graph, sample, path)
+    program = torch.onnx.export(
+        _program(graph, sample),
+        (sample,),
+        dynamo=True,
+        input_names=["pixel_values"],
+        output_names=graph.names,
+        verbose=False,
+    )
     program.save(str(path), external_data=False)
 
 
-def _detector_through_transformers(graph, sample):
+def _write_onnx_detector(graph, sample, path):
     try:
         from transformers.exporters.configs import OnnxConfig
         from transformers.exporters.exporter_onnx import OnnxExporter
@@ -272,7 +272,9 @@ def _detector_through_transformers(graph, sample):
             f"Detectors become ONNX through Transformers' own exporter, which {transformers.__version__} lacks; "
             "use --format openvino, or a newer Transformers."
         ) from error
-    return OnnxExporter().export(graph.model, {"pixel_values": sample}, OnnxConfig(dynamic=False)).program
+    exporter = OnnxExporter()
+    exported = exporter.export(graph.model, {"pixel_values": sample}, OnnxConfig(dynamic=False))
+    exporter.save_program(exported.program, path)
 
 
 def _write_openvino(graph, sample, path):
