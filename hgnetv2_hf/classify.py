@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModelForImageClassification
 from transformers.image_utils import load_image
 
 from .conversion.errors import ConversionError
@@ -27,6 +27,7 @@ from .conversion.folder import atomic_file
 from .exported import is_exported, load_exported, top_labels
 from .folding import contains_hgnetv2
 from .image_files import UNREADABLE, find_images, sentence
+from .loading import load_image_processor
 from .optimize import optimize_for_inference
 
 
@@ -136,7 +137,7 @@ def _load(folder, dtype, compile):
         if not any("ForImageClassification" in name for name in config.architectures or []):
             raise ConversionError(f"{folder} is no image classifier.")
         model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
-        processor = AutoImageProcessor.from_pretrained(folder)
+        processor = load_image_processor(folder)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ConversionError(f"{folder} is no classifier that can be loaded: {sentence(error)[:300]}") from error
     if torch.cuda.is_available():

@@ -9,6 +9,7 @@ import transformers
 
 from .conversion.errors import ConversionError
 from .image_files import sentence
+from .loading import load_image_processor
 
 
 FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "executorch": "model.pte"}
@@ -89,7 +90,7 @@ class ExportedImageClassifier(ExportedModel):
     def __init__(self, folder, names, run):
         super().__init__(folder, names, run)
         self.config = transformers.AutoConfig.from_pretrained(folder)
-        self.image_processor = transformers.AutoImageProcessor.from_pretrained(folder)
+        self.image_processor = load_image_processor(folder)
 
     def __call__(self, images, top_k=5):
         """

@@ -29,9 +29,9 @@ from transformers.image_utils import load_image
 from .conversion.errors import ConversionError
 from .conversion.folder import atomic_folder, check_target
 from .exported import DESCRIPTION, FORMATS, load_exported
-from .folding import FoldedConvLayer, contains_hgnetv2, fold
+from .folding import FoldedConvLayer, contains_hgnetv2, fold, is_network
 from .image_files import UNREADABLE, find_images, sentence
-from .loading import load_backbone
+from .loading import load_backbone, load_image_processor
 
 
 TOLERANCE = 1e-4
@@ -112,7 +112,7 @@ def export_model(folder, output_dir, format, int8=False, calibration=None, overw
         path = staging / FORMATS[format]
         if int8:
             samples = _calibration_images(calibration, processor)
-        with _quiet(), contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as scratch:
+        with _quiet(), tempfile.TemporaryDirectory() as scratch:
             written = Path(scratch) / path.name if int8 else path
             _WRITERS[format](graph, traced, written)
             if int8:
@@ -173,11 +173,11 @@ def _load(folder):
         model = loader(folder, dtype=torch.float32).eval()
     except (OSError, ValueError, KeyError) as error:
         raise ConversionError(f"{folder} is no model that can be loaded: {sentence(error)[:300]}") from error
-    if not contains_hgnetv2(model):
-        raise ConversionError(f"There is no HGNetV2 in the {architecture} of {folder}.")
+    if not contains_hgnetv2(model) or (architecture.endswith("Model") and not is_network(model)):
+        raise ConversionError(f"{folder} holds a {architecture}, which is not HGNetV2 nor a detector with it.")
     try:
-        return model, transformers.AutoImageProcessor.from_pretrained(folder)
-    except (OSError, ValueError, ImportError):
+        return model, load_image_processor(folder)
+    except (OSError, ValueError):
         return model, None
 
 
@@ -190,7 +190,7 @@ class _Graph(nn.Module):
         self.model = copy.deepcopy(model)
         if folded:
             fold(self.model)
-        self.is_detector = hasattr(model, "class_embed") or "ForObjectDetection" in type(model).__name__
+        self.is_detector = "ForObjectDetection" in type(model).__name__
         if self.is_detector:
             self.names = ["logits", "pred_boxes"]
         elif hasattr(model, "out_features"):
@@ -273,7 +273,8 @@ def _write_onnx_detector(graph, sample, path):
             "use --format openvino, or a newer Transformers."
         ) from error
     exporter = OnnxExporter()
-    exported = exporter.export(graph.model, {"pixel_values": sample}, OnnxConfig(dynamic=False))
+    with contextlib.redirect_stdout(io.StringIO()):
+        exported = exporter.export(graph.model, {"pixel_values": sample}, OnnxConfig(dynamic=False))
     exporter.save_program(exported.program, path)
 
 

@@ -5,9 +5,10 @@ import os
 from typing import Optional, Union
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoImageProcessor
 
 from . import modeling_hgnetv2 as modeling
+from .image_processing_hgnetv2 import HGNetV2ImageProcessor
 
 
 def load_backbone(
@@ -43,6 +44,14 @@ def load_backbone(
     if out_features is not None:
         config.out_features = list(out_features)
     return classes[config.model_type].from_pretrained(name_or_folder, config=config, **kwargs)
+
+
+def load_image_processor(folder):
+    """`AutoImageProcessor`, also with Transformers that hide it where torchvision is missing (5.8 and 5.16 were seen)."""
+    try:
+        return AutoImageProcessor.from_pretrained(folder)
+    except ImportError:
+        return HGNetV2ImageProcessor.from_pretrained(folder)
 
 
 @dataclasses.dataclass

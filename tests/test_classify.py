@@ -169,7 +169,7 @@ def test_bad_requests_get_one_sentence(model, images, tmp_path, capsys):
     for arguments, message in [
         ([str(tmp_path / "nowhere.png"), "--model", str(model)], "no image"),
         ([str(tmp_path / "empty"), "--model", str(model)], "no image"),
-        ([str(images), "--model", str(tmp_path / "empty")], "no classifier"),
+        ([str(images), "--model", str(tmp_path / "empty")], "classifier"),
         ([str(images), "--model", str(model), "--output", str(tmp_path / "out.txt")], "no table"),
         ([str(images), "--model", str(model), "--output", str(tmp_path / "no" / "out.csv")], "Cannot write"),
     ]:

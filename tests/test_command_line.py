@@ -1,17 +1,21 @@
 """The commands as a newcomer runs them."""
 
+import importlib.util
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from hgnetv2_hf import digits
 from hgnetv2_hf.cli import main
 from hgnetv2_hf.published import PUBLISHED
 from hgnetv2_hf.variants import VARIANTS
+from hgnetv2_hf.ways import DEFAULT_WAYS, WAYS
 
 
 SCRIPTS = Path(__file__).parent.parent / "conversion_scripts"
@@ -59,11 +63,33 @@ def test_list_shows_variants_and_published_checkpoints(capsys):
     assert "83.57" in printed and "19.80 M" in printed
 
 
-def test_benchmark_prints_machine_versions_and_ratios(capsys):
-    assert main(["benchmark", "--variant", "b0", "--batch-size", "1", "--image-size", "64", "--rounds", "1"]) == 0
+def test_benchmark_prints_machine_versions_and_ratios_and_draws_them(tmp_path, capsys):
+    command = ["benchmark", "--variant", "b0", "b1", "--batch-size", "1", "--image-size", "64", "--rounds", "1"]
+    extra = [] if importlib.util.find_spec("matplotlib") is None else ["--plot", str(tmp_path / "out.png")]
+    assert main([*command, "--json", str(tmp_path / "out.json"), *extra]) == 0
     printed = capsys.readouterr().out
-    assert "torch" in printed and "threads" in printed
-    assert re.search(r"^b0\s+1(\s+\d+\.\d+){3}$", printed, flags=re.MULTILINE)
+    assert "torch" in printed and "threads" in printed and "TFLOP/s" in printed
+    for way in DEFAULT_WAYS:
+        assert re.search(rf"^b0\s+1\s+{way}\s+\d+\.\d+\s+\d+\.\d+\s+\d+%\s", printed, flags=re.MULTILINE)
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [(row["variant"], row["way"]) for row in rows] == [(v, way) for v in ("b0", "b1") for way in DEFAULT_WAYS]
+    difference = {row["way"]: row["difference"] for row in rows}
+    assert difference["eager"] == 0 and difference["optimised"] < 1e-5 and difference["optimised-bf16"] < 0.05
+    if extra:
+        with PIL.Image.open(tmp_path / "out.png") as picture:
+            assert picture.width > 500
+
+
+@pytest.mark.slow
+def test_benchmark_measures_every_way_to_run(tmp_path):
+    for module in ("timm", "onnxruntime", "onnxscript", "openvino", "nncf"):
+        pytest.importorskip(module, reason="comes with the extras [timm,onnx,openvino,int8]")
+    command = ["benchmark", "--variant", "b0", "--batch-size", "1", "--image-size", "64", "--rounds", "1"]
+    assert main([*command, "--ways", *WAYS, "--json", str(tmp_path / "out.json")]) == 0
+    rows = {row["way"]: row for row in json.loads((tmp_path / "out.json").read_text())["rows"]}
+    assert list(rows) == list(WAYS) and all(row["milliseconds"] > 0 for row in rows.values())
+    for way in ("eager", "optimised", "compiled", "onnx", "openvino-stock", "openvino"):
+        assert rows[way]["difference"] < 1e-4
 
 
 @pytest.mark.parametrize("arguments", [[], ["no_such_command"], ["convert"], ["convert", "a", "b", "--dropout", "2"]])
