@@ -40,7 +40,7 @@ def optimize_for_inference(model, dtype=None, compile=False):
     with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode could not be moved afterwards
         optimized = copy.deepcopy(model)
         fold(optimized, fused=not compile)
-        optimized = optimized.to(dtype=dtype, memory_format=torch.channels_last).requires_grad_(False)
+        optimized = optimized.eval().to(dtype=dtype, memory_format=torch.channels_last).requires_grad_(False)
     original = type(optimized)
     optimized.__class__ = type(
         original.__name__,
