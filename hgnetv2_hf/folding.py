@@ -263,8 +263,7 @@ def _onednn_takes(hidden_state):
 def _onednn_computes(dtype):
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_convolution_weight"):
         return False
-    if dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    if dtype == torch.float16:
-        return torch.ops.mkldnn._is_mkldnn_fp16_supported()
-    return dtype == torch.float32
+    if dtype == torch.float32:
+        return True
+    asks = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}.get(dtype)
+    return asks is not None and hasattr(torch.ops.mkldnn, asks) and getattr(torch.ops.mkldnn, asks)()

@@ -11,9 +11,11 @@ import argparse
 import contextlib
 import csv
 import io
+import os
 import statistics
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ from hgnetv2_hf.classify import classify
 from hgnetv2_hf.exporting import export_model
 
 
+DECODING = "decoding and resizing alone"
 ORIGINALS = 6
 BATCH_SIZES = (1, 4, 8, 16, 32)
 STOCK = "pipeline, Transformers' own model"
@@ -89,6 +92,15 @@ def stock_pipeline(folder):
     return [pipeline("image-classification", model=model, image_processor=each(**size, **mean)) for each in processors]
 
 
+def seconds_of_decoding(folder, files):
+    processor = hgnetv2_hf.HGNetV2ImageProcessor.from_pretrained(folder)
+    start = time.perf_counter()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(lambda file: processor(file, return_tensors="np", data_format="channels_last"), files):
+            pass
+    return time.perf_counter() - start
+
+
 def labels(path):
     with open(path, encoding="utf-8", newline="") as file:
         return [row["label_1"] for row in csv.DictReader(file)]
@@ -118,10 +130,11 @@ def main():
             export_model(folder / "b0", folder / "openvino", "openvino")
             ways["classify OpenVINO float32"] = (folder / "openvino", "float32")
             ways["classify OpenVINO bfloat16"] = (folder / "openvino", "bfloat16")
-        speeds = {name: [] for name in (STOCK, *ways)}
+        speeds = {name: [] for name in (STOCK, DECODING, *ways)}
         differing = {}
         for _ in range(arguments.rounds):
             speeds[STOCK].append(len(files) / seconds(pipe, files, size))
+            speeds[DECODING].append(len(files) / seconds_of_decoding(folder / "b0", files))
             for name, (model, dtype) in ways.items():
                 result = classify(
                     [str(folder / "photos")], model, folder / "out.csv", 1, dtype=dtype, overwrite=True, show=str
