@@ -46,14 +46,14 @@ def classify(
     Args:
         paths (`list[str]`): files, folders (with those inside) or globs.
         model (`str` or `os.PathLike`): a classifier's folder or repository, or a folder of `hgnetv2-hf export`.
-        output (`str`, *optional*): a `.csv`, `.jsonl` or `.parquet` file, complete or absent; by default rows are shown.
+        output (`str`, *optional*): a `.csv`, `.jsonl` or `.parquet` file, complete or absent; by default rows are printed.
         top_k (`int`, defaults to 5): labels per image.
         batch_size (`int`, defaults to 16): images per call of the network.
         dtype (`str`, defaults to `"float32"`): or `"bfloat16"`, `"float16"`: the precision of the network.
         compile (`bool`, defaults to `False`): compile the network first; worth it for thousands of images.
         workers (`int`, *optional*): threads that decode and resize; by default one per core.
         overwrite (`bool`, defaults to `False`): replace an existing output file.
-        show (callable, defaults to `print`): receives the summary, and the rows if there is no output file.
+        show (callable, defaults to `print`): receives the summary.
 
     Returns:
         `dict`: `images`, `unreadable`, `resumed` (rows that an earlier, interrupted run had left), and `images_per_second` of
@@ -65,7 +65,7 @@ def classify(
     """
     _check_output(output, overwrite)
     total = sum(1 for _ in find_images(paths))
-    network = _load(model, dtype, compile)
+    network = _load(model, dtype, compile, batch_size)
     run = [os.path.abspath(model), _stamp(model), top_k, dtype]
     with _journal(output, run) as journal:
         resumed = _resume(journal, find_images(paths)) if journal else 0
@@ -75,7 +75,7 @@ def classify(
             for rows in _rows(remaining, network, top_k, batch_size, workers or os.cpu_count() or 1):
                 unreadable += sum(row["error"] is not None for row in rows)
                 if journal:
-                    journal.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+                    journal.write("".join(json.dumps(row) + "\n" for row in rows))
                     journal.flush()
                 else:
                     for row in rows:
@@ -124,7 +124,7 @@ class _Network:
         return self._logits(np.moveaxis(np.stack(arrays), -1, 1))
 
 
-def _load(folder, dtype, compile):
+def _load(folder, dtype, compile, batch_size):
     if is_exported(folder):
         if compile:
             raise ConversionError("An exported model is compiled by its runtime; leave --compile out.")
@@ -145,8 +145,12 @@ def _load(folder, dtype, compile):
     model = _fastest(model, getattr(torch, dtype), compile)
 
     def logits(pixel_values):
+        count = len(pixel_values)
+        if compile and count < batch_size:  # every other shape would be compiled anew
+            pixel_values = np.concatenate([pixel_values, np.repeat(pixel_values[:1], batch_size - count, axis=0)])
         with torch.inference_mode():
-            return model(torch.from_numpy(pixel_values).to(model.device, model.dtype)).logits.float().cpu().numpy()
+            output = model(torch.from_numpy(pixel_values).to(model.device, model.dtype))
+        return output.logits[:count].float().cpu().numpy()
 
     return _Network(processor, config, logits)
 
@@ -222,8 +226,6 @@ def _journal(output, run):
             yield file
         path.unlink()
     except OSError as error:
-        if isinstance(error, UnicodeError):
-            raise
         raise ConversionError(f"Cannot write {output}: {error.strerror or error}.") from error
 
 
@@ -266,14 +268,14 @@ def _write_table(journal, output, top_k):
 
 
 def _write_csv(rows, columns, path):
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
 
 
 def _write_jsonl(rows, columns, path):
-    with open(path, "w", encoding="utf-8") as file:
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
         for row in rows:
             file.write(
                 json.dumps({name: value for name, value in row.items() if value is not None}, ensure_ascii=False)

@@ -179,6 +179,24 @@ def test_bad_requests_get_one_sentence(model, images, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_compiled_says_the_same_in_batches_of_one_size(model, images, tmp_path):
+    for compile in (False, True):
+        classify([str(images)], model, tmp_path / f"{compile}.csv", compile=compile, batch_size=8, show=str)
+    assert [row["label_1"] for row in rows(tmp_path / "True.csv")] == [
+        row["label_1"] for row in rows(tmp_path / "False.csv")
+    ]
+
+
+def test_names_that_are_not_text_are_rows_too(model, tmp_path):
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    digits.load_held_out()[0][0].save(tmp_path / "image.png")
+    os.rename(tmp_path / "image.png", name)
+    for table in ("out.csv", "out.jsonl"):
+        assert classify([os.fsdecode(name)], model, tmp_path / table, show=str)["unreadable"] == 0
+        assert (tmp_path / table).is_file()
+
+
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_files(model, tmp_path):
     image = tmp_path / "images"
     image.mkdir()
