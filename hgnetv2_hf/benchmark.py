@@ -36,8 +36,6 @@ from .ways import DEFAULT_WAYS, STOCK, WAYS
 
 
 BLOCK_SECONDS = 0.5
-
-
 _NEEDS = {"timm": "timm", "onnx": "onnxruntime", "openvino": "openvino"}
 _PEAK_SIDE = 2048
 
@@ -47,7 +45,7 @@ def benchmark(variants, batch_sizes, ways=DEFAULT_WAYS, image_size=224, rounds=1
     Inference of one network in several ways, timed in turn.
 
     All networks are the classifier of `hgnet_v2` with the same random weights, LAB of both signs included, so that no program
-    can leave anything out; timm's has a head of its own.
+    can leave anything out; timm's has them too, under a head of its own.
 
     Args:
         variants (`list[str]`): rows of the table of variants with four stages.
@@ -127,17 +125,20 @@ def _prepare(way, variant, stock, ours, pixel_values, folder):
     if way in (STOCK, "eager"):
         return partial(stock if way == STOCK else ours, pixel_values)
     if way.startswith("timm"):
-        return _prepare_timm(way, variant, pixel_values, dtype)
+        return _prepare_timm(way, variant, ours, pixel_values, dtype)
     if way.startswith(("optimised", "compiled")):
         return partial(optimize_for_inference(ours, dtype, compile=way.startswith("compiled")), pixel_values)
     exported = load_exported(_export(way, stock, ours, pixel_values, folder), str(dtype)[6:], torch.get_num_threads())
     return partial(exported.run, pixel_values.numpy())
 
 
-def _prepare_timm(way, variant, pixel_values, dtype):
+def _prepare_timm(way, variant, ours, pixel_values, dtype):
     import timm
 
     model = timm.create_model(f"hgnetv2_{variant}").eval().requires_grad_(False)
+    trunk = {name: tensor for name, tensor in ours.state_dict().items() if not name.startswith("fc.")}
+    missing, unexpected = model.load_state_dict(rename_back(trunk, LAYOUTS["timm"]), strict=False)
+    assert not unexpected and all(name.startswith("head.") for name in missing), (missing, unexpected)
     if "compiled" not in way:
         return partial(model, pixel_values)
     model = model.to(dtype, memory_format=torch.channels_last)
@@ -219,17 +220,24 @@ def table(result):
     return "\n".join(lines + [f"  {way}: {WAYS[way]}" for way in dict.fromkeys(row["way"] for row in result["rows"])])
 
 
+def check_plot(path):
+    """Raises ``ConversionError`` where `plot` could not draw: to be called before a long measurement."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConversionError('Plotting needs matplotlib: pip install "hgnetv2-hf[plot]".')
+    if not str(path).endswith((".png", ".svg", ".pdf")):
+        raise ConversionError(f"{path} is no picture that is drawn here: its name ends with .png, .svg or .pdf.")
+
+
 def plot(result, path):
     """
     A picture of latency against published accuracy, a line per way, for the smallest batch size measured.
 
     Raises:
-        `ConversionError`: matplotlib is not installed.
+        `ConversionError`: see [`check_plot`].
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConversionError('Plotting needs matplotlib: pip install "hgnetv2-hf[plot]".') from error
+    check_plot(path)
+    from matplotlib.figure import Figure
+
     accuracy = {row.variant: row.top1 for row in PUBLISHED.values() if row.top1 is not None}
     batch_size = min(row["batch_size"] for row in result["rows"])
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -253,7 +261,7 @@ def plot(result, path):
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     with atomic_file(path) as partial:
-        figure.savefig(partial, format=os.path.splitext(path)[1][1:] or "png", dpi=150)
+        figure.savefig(partial, format=os.path.splitext(path)[1][1:], dpi=150)
 
 
 def benchmark_conversion(variants, rounds=3):

@@ -6,6 +6,7 @@ An interrupted run leaves the journal, and the next run with the same model and 
 
 import contextlib
 import csv
+import glob
 import hashlib
 import importlib.util
 import itertools
@@ -138,11 +139,9 @@ def _load(folder, dtype, compile, batch_size):
             raise ConversionError(f"{folder} is no image classifier.")
         model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
         processor = load_image_processor(folder)
+        model = _fastest(model.to("cuda" if torch.cuda.is_available() else "cpu"), getattr(torch, dtype), compile)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ConversionError(f"{folder} is no classifier that can be loaded: {sentence(error)[:300]}") from error
-    if torch.cuda.is_available():
-        model = model.to("cuda")
-    model = _fastest(model, getattr(torch, dtype), compile)
 
     def logits(pixel_values):
         count = len(pixel_values)
@@ -219,12 +218,10 @@ def _journal(output, run):
     output = Path(output).absolute()
     path = output.with_name(f".{output.name}.{key}.partial.jsonl")
     try:
-        for other in output.parent.glob(f".{output.name}.*.partial.jsonl"):
-            if other != path:  # another model's or other options'
-                other.unlink()
         with open(path, "a+", encoding="utf-8") as file:
             yield file
-        path.unlink()
+        for journal in output.parent.glob(f".{glob.escape(output.name)}.*.partial.jsonl"):
+            journal.unlink()  # those of other models and options too: the output is there now
     except OSError as error:
         raise ConversionError(f"Cannot write {output}: {error.strerror or error}.") from error
 

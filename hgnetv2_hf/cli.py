@@ -262,12 +262,14 @@ def _add_benchmark(commands):
 
 
 def _run_benchmark(arguments):
-    from .benchmark import benchmark, benchmark_conversion, plot, table
+    from .benchmark import benchmark, benchmark_conversion, check_plot, plot, table
     from .conversion.folder import atomic_file
 
     if arguments.conversion:
         print(benchmark_conversion(arguments.variant))
         return
+    if arguments.plot:
+        check_plot(arguments.plot)
     result = benchmark(
         variants=arguments.variant,
         batch_sizes=arguments.batch_size,

@@ -74,9 +74,7 @@ def _pipeline(model):
     try:
         return pipeline("object-detection", model=str(model))
     except (ValueError, OSError, KeyError, ImportError) as error:
-        raise ConversionError(
-            f"{model} is no detector that can be loaded: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise ConversionError(f"{model} is no detector that can be loaded: {sentence(error)[:300]}") from error
 
 
 def _open(path):

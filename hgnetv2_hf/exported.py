@@ -43,7 +43,9 @@ def load_exported(folder, dtype="float32", threads=None):
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConversionError(f"{folder} holds no model that `hgnetv2-hf export` wrote ({DESCRIPTION}).") from error
     if dtype not in ("float32", "bfloat16") or (dtype == "bfloat16" and description["format"] != "openvino"):
-        raise ConversionError(f"A folder for {description['format']} does not run in {dtype}.")
+        raise ConversionError(
+            f"A folder for {description['format']} does not run in {dtype}: float32 always works, bfloat16 in openvino."
+        )
     path = Path(folder) / FORMATS[description["format"]]
     try:
         run = start(path, dtype, threads, description)
@@ -99,12 +101,12 @@ class ExportedImageClassifier(ExportedModel):
             top_k (`int`, defaults to 5): how many labels.
 
         Returns:
-            `list[dict]` with `label` and `score`, best first; for a list of images a list of those.
+            `list[dict]` with `label` and `score`, best first; for several images a list of those.
         """
         single = not isinstance(images, (list, tuple))
         pixel_values = self.image_processor([images] if single else images, return_tensors="np")["pixel_values"]
         best = [top_labels(logits, self.config, top_k) for logits in self.run(pixel_values)["logits"]]
-        return best[0] if single else best
+        return best[0] if single and len(best) == 1 else best
 
 
 def top_labels(logits, config, top_k):

@@ -133,7 +133,8 @@ def export_model(folder, output_dir, format, int8=False, calibration=None, overw
         difference = None if graph.is_detector else _difference(staging, graph, samples)
         if difference is not None and not int8 and not difference <= TOLERANCE:
             raise ConversionError(
-                f"What {format} computes differs from the model by {difference:.1e} relative, more than {TOLERANCE:.0e}."
+                f"What {format} computes differs from the model by {difference:.1e} relative, more than {TOLERANCE:.0e}; "
+                "nothing was written. Another format or version of the runtime may be exact."
             )
         size = sum(file.stat().st_size for file in staging.glob(f"{path.stem}.*"))
     notes = ["quantised: measure its accuracy on images of your own"] if int8 else []
@@ -214,16 +215,20 @@ class _Graph(nn.Module):
 
 
 def _samples(graph, processor):
-    """Inputs to trace and to compare with: two sizes, unless the model takes one only."""
+    """Inputs to compare with, the first one to trace with: several sizes, unless the model takes one only."""
     generator = torch.Generator().manual_seed(0)
-    channels = graph.original.config.num_channels if hasattr(graph.original.config, "num_channels") else 3
     if graph.is_detector:
-        size = getattr(processor, "size", None) or {"height": 640, "width": 640}
+        size = getattr(processor, "size", None) or {}
+        if "height" not in size or "width" not in size:
+            raise ConversionError(
+                "The detector's folder has no image processor with a height and a width to export for."
+            )
         return [torch.randn(1, 3, size["height"], size["width"], generator=generator)]
     sides = [(2, 224, 256), (3, 192, 160)]
     crop = getattr(processor, "crop_size", None)
     if crop is not None:
         sides.append((1, crop["height"], crop["width"]))
+    channels = graph.original.config.num_channels
     return [torch.randn(batch, channels, height, width, generator=generator) for batch, height, width in sides]
 
 
@@ -319,7 +324,6 @@ def _quantize(format, source, path, images):
     import nncf
 
     arrays = [image.numpy() for image in images]
-
     if format == "openvino":
         import openvino
 

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor
 
 from . import modeling_hgnetv2 as modeling
+from .folding import is_network
 from .image_processing_hgnetv2 import HGNetV2ImageProcessor
 
 
@@ -123,11 +124,7 @@ def _as_list(value):
 
 def _find_backbone(model):
     found = [
-        (name, module)
-        for name, module in model.named_modules()
-        if hasattr(module, "embedder")
-        and hasattr(getattr(module, "encoder", None), "stages")
-        and hasattr(module, "config")
+        (name, module) for name, module in model.named_modules() if is_network(module) and hasattr(module, "config")
     ]
     if len(found) != 1:
         count = "no" if not found else str(len(found))

@@ -158,6 +158,18 @@ def randomize(model, seed=0):
     return model
 
 
+def with_lab_of_both_signs(model, seed=0):
+    """As trained, and every third LAB scale negative, one of them zero."""
+    randomize(model, seed)
+    scales = [tensor for name, tensor in model.state_dict().items() if name.endswith("lab.scale")]
+    with torch.no_grad():
+        for scale in scales[::3]:
+            scale.neg_()
+        for scale in scales[4:5]:
+            scale.zero_()
+    return model.eval()
+
+
 def relative_difference(ours, original):
     """Largest difference, relative to the largest magnitude of the original."""
     ours, original = np.asarray(ours), np.asarray(original)

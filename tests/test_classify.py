@@ -164,6 +164,16 @@ def test_stocks_models_and_image_processors_are_classified_too(tmp_path):
     assert classify([str(tmp_path / "image.png")], tmp_path / "model", show=str)["unreadable"] == 0
 
 
+def test_weights_that_are_not_finite_get_one_sentence(model, images, tmp_path, capsys):
+    network = transformers.AutoModelForImageClassification.from_pretrained(model)
+    with torch.no_grad():
+        network.last_conv.weight[0] = float("nan")
+    network.save_pretrained(tmp_path / "broken")
+    hgnetv2_hf.HGNetV2ImageProcessor.from_pretrained(model).save_pretrained(tmp_path / "broken")
+    assert main(["classify", str(images), "--model", str(tmp_path / "broken")]) == 1
+    assert "NaN" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_bad_requests_get_one_sentence(model, images, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for arguments, message in [

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import relative_difference
+from conftest import relative_difference, with_lab_of_both_signs
 from scipy.optimize import linear_sum_assignment
-from test_inference import with_lab_of_both_signs
 
 import hgnetv2_hf
 from hgnetv2_hf import ConversionError, HGNetV2Config, PPHGNetV2Config, digits
@@ -115,6 +114,8 @@ def test_the_exported_digits_answer_like_the_pipeline(digits_folder, exported_di
         assert [each["label"] for each in ours] == [each["label"] for each in theirs]
         assert np.allclose([each["score"] for each in ours], [each["score"] for each in theirs], atol=1e-5)
     assert classify(images[0], top_k=1)[0]["label"] == str(labels[0])
+    batch = np.stack([np.asarray(image.convert("RGB")) for image in images[:3]])
+    assert [best["label"] for (best,) in classify(batch, top_k=1)] == [str(label) for label in labels[:3]]
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])

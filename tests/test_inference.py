@@ -8,27 +8,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import randomize, relative_difference
+from conftest import relative_difference, with_lab_of_both_signs
 from transformers import pipeline
 
 import hgnetv2_hf
 from hgnetv2_hf import HGNetV2Config, PPHGNetV2Config, digits, optimize_for_inference
-from hgnetv2_hf.folding import FoldedConvLayer, fold
+from hgnetv2_hf.folding import FoldedConvLayer, ShiftedMaxPool, fold
 
 
 FLOAT32 = 1e-5
-
-
-def with_lab_of_both_signs(model, seed=0):
-    """As trained, and every third LAB scale negative, one of them zero."""
-    randomize(model, seed)
-    scales = [tensor for name, tensor in model.state_dict().items() if name.endswith("lab.scale")]
-    with torch.no_grad():
-        for scale in scales[::3]:
-            scale.neg_()
-        for scale in scales[4:5]:
-            scale.zero_()
-    return model.eval()
 
 
 def classifier(fields, **options):
@@ -76,6 +64,10 @@ def test_shapes_may_change_from_call_to_call(tiny_fields):
     optimized = optimize_for_inference(model)
     for shape in [(1, 3, 64, 64), (5, 3, 64, 64), (2, 3, 33, 47), (1, 3, 64, 64)]:
         assert_same(optimized, model, torch.randn(shape))
+        if torch.backends.mkldnn.is_available():
+            layers = [module for module in optimized.modules() if isinstance(module, FoldedConvLayer)]
+            assert all(layer._packed is not None for layer in layers)
+    assert isinstance(optimized.embedder.pool, ShiftedMaxPool)
 
 
 def test_float64_is_exact_and_bfloat16_close(tiny_fields):
@@ -99,9 +91,13 @@ def test_other_activations_keep_their_lab(tiny_fields, activation):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiled_computes_the_same_for_each_shape(tiny_fields, dtype):
     model = classifier(tiny_fields)
+    torch._dynamo.utils.counters.clear()
     optimized = optimize_for_inference(model, dtype=dtype, compile=True)
     for shape in [(2, 3, 64, 64), (1, 3, 96, 64), (2, 3, 64, 64)]:
         assert_same(optimized, model, torch.randn(shape), FLOAT32 if dtype == torch.float32 else 0.05)
+    layers = sum(isinstance(module, FoldedConvLayer) for module in optimized.modules())
+    packed = torch._dynamo.utils.counters["inductor"]["mkldnn_conv_weight_pack_matcher_count"]
+    assert packed >= 2 * layers  # frozen, for both shapes
 
 
 def test_the_model_it_was_given_stays_as_it_is(tiny_fields):
