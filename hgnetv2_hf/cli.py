@@ -16,7 +16,12 @@ LAYOUT_NAMES = ["paddleclas", "paddledetection", "timm", "dfine", "rtdetrv2", "t
 
 def main(argv=None):
     """Runs one command; returns its exit status."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.run is not _run_train:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if arguments.run is _run_train:
+        arguments.training_arguments = _training_arguments(rest)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that unfinished folders are removed
     try:
         return arguments.run(arguments) or 0
@@ -54,6 +59,8 @@ def _parser():
     _add_detect(commands)
     _add_export(commands)
     _add_benchmark(commands)
+    _add_train(commands)
+    _add_run(commands)
     return parser
 
 
@@ -284,6 +291,114 @@ def _run_benchmark(arguments):
     if arguments.json:
         with atomic_file(arguments.json) as partial:
             partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def _add_train(commands):
+    parser = _command(
+        commands,
+        "train",
+        _run_train,
+        "Train or fine-tune a classifier with PaddleClas's recipe; every option of TrainingArguments works too.",
+    )
+    parser.add_argument(
+        "data", metavar="DATA", help="a folder with a folder per class, a name for `datasets`, or digits"
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="DIR",
+        help="a classifier's folder or repository, a weight file, a published name, or a variant, which starts afresh",
+    )
+    parser.add_argument("--output", dest="output_dir", required=True, metavar="OUT", help="the folder to write")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an existing folder, or another interrupted run"
+    )
+    parser.add_argument("--teacher", metavar="DIR", help="learn this classifier's answers instead of labels (SSLD)")
+    parser.add_argument(
+        "--distillation-loss", choices=["ce", "kl"], help="soft cross entropy (default) or symmetric KL"
+    )
+    parser.add_argument("--from-scratch", action="store_true", help="fresh weights, whatever the folder holds")
+    parser.add_argument("--compare-from-scratch", action="store_true", help="train a second time so, and report both")
+    parser.add_argument(
+        "--head", choices=["auto", "keep", "new"], help="the last layer (default: auto, by the labels)"
+    )
+    parser.add_argument("--image-size", type=_pixels, metavar="PIXELS", help="default: the image processor's")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="a subset of the classes")
+    parser.add_argument(
+        "--images-per-class", type=_pixels, metavar="N", help="the first training images of each class"
+    )
+    parser.add_argument(
+        "--validation-fraction",
+        type=_probability,
+        metavar="P",
+        help="held out where DATA has no validation (default: 0.1)",
+    )
+    for name in ("image-column", "label-column", "config-name"):
+        parser.add_argument(f"--{name}", metavar="NAME", help="of a data set of `datasets`")
+    parser.add_argument("--no-check", dest="check", action="store_false", help="do not decode every image beforehand")
+    parser.add_argument("--crop-scale", type=float, nargs=2, metavar=("MIN", "MAX"), help="default: 0.08 1")
+    parser.add_argument("--flip", type=float, metavar="P", help="probability of a horizontal flip (default: 0.5)")
+    parser.add_argument(
+        "--rand-augment", metavar="TEXT", help="timm's notation, or none (default: rand-m7-mstd0.5-inc1)"
+    )
+    parser.add_argument("--random-erasing", type=float, metavar="P", help="default: 0.25; 0 with a teacher")
+    parser.add_argument("--warmup-epochs", type=float, metavar="N", help="default: 5")
+    parser.add_argument(
+        "--lr-mult-list", type=float, nargs="+", metavar="X", help="multipliers of the rate: stem, stage 1, stage 2, …"
+    )
+    parser.add_argument("--lab-lr-mult", type=float, metavar="X", help="LAB's rate in its layer's (default: 0.01)")
+    parser.add_argument("--exempt-biases-and-lab", action="store_true", help="no decay for these either")
+    parser.add_argument("--freeze-at", type=int, metavar="N", help="0: the stem, and with --freeze-stages stage 1, …")
+    parser.add_argument(
+        "--freeze-stages",
+        dest="freeze_stem_only",
+        action="store_false",
+        help="--freeze-at counts stages, not only the stem",
+    )
+    parser.add_argument("--freeze-norm", action="store_true", help="batch norm computes as in evaluation")
+    parser.add_argument("--drop-path", type=_probability, metavar="P", help="stochastic depth (default: 0)")
+    parser.add_argument("--ema", type=_probability, metavar="DECAY", help="keep an exponential moving average")
+    parser.add_argument(
+        "--no-channels-last", dest="channels_last", action="store_false", help="keep PyTorch's own layout"
+    )
+
+
+def _training_arguments(rest):
+    """The options of ``TrainingArguments`` that were given, by name. Anything else is wrong usage."""
+    from transformers import HfArgumentParser, TrainingArguments
+
+    parser = HfArgumentParser(TrainingArguments, prog="hgnetv2-hf train", add_help=False, allow_abbrev=False)
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+        action.required = False
+    given = vars(parser.parse_args(rest))
+    if "output_dir" in given:
+        parser.error("--output names the folder")
+    return given
+
+
+def _run_train(arguments):
+    from .training import Options, train
+
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    options = Options(**{name: value for name, value in given.items() if hasattr(Options, name)})
+    result = train(
+        given["data"], given["model"], given["output_dir"], options, given["overwrite"], **given["training_arguments"]
+    )
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(result)
+
+
+def _add_run(commands):
+    parser = _command(commands, "run", _run_script, "Run any Transformers script with this package registered.")
+    parser.add_argument("script", metavar="SCRIPT", help="a Python file")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="its arguments")
+
+
+def _run_script(arguments):
+    from .run_script import run_script
+
+    run_script(arguments.script, arguments.arguments)
 
 
 def _variant(text):

@@ -141,7 +141,7 @@ class HGNetV2ImageProcessor(SavesCode, BaseImageProcessor):
     def _process(self, image, options):
         """One PIL image to an array (height, width, channels), float32 unless neither rescaled nor normalised."""
         if options["do_convert_rgb"]:
-            image = _to_rgb(image)
+            image = to_rgb(image)
         width, height, box = _geometry(image.size, options)
         pixels = np.asarray(_resize_and_crop(image, width, height, options["resample"], box))
         pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
@@ -201,7 +201,7 @@ else:
         def _process(self, image, options, device):
             """One PIL image to a float32 tensor (channels, height, width)."""
             if options["do_convert_rgb"]:
-                image = _to_rgb(image)
+                image = to_rgb(image)
             pixels = torch.from_numpy(np.array(image))
             pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
             pixels = pixels.to(device)
@@ -306,7 +306,7 @@ def _paste(strips, size, vertical):
     return whole
 
 
-def _to_rgb(image):
+def to_rgb(image):
     """PaddleClas decodes with OpenCV: EXIF rotation applied, transparency dropped, 16-bit values divided by 256."""
     image = PIL.ImageOps.exif_transpose(image)
     if image.mode == "RGB":

@@ -118,8 +118,51 @@ class HGNetV2ConvLayerLight(nn.Module):
         return self.conv2(self.conv1(hidden_state))
 
 
-class HGNetV2Embeddings(nn.Module):
+class HGNetV2CheckpointedLayer(GradientCheckpointingLayer):
+    """Gradient checkpointing runs a layer twice; here batch norm counts the batch once. Nothing changes while it is off."""
+
+    checkpointing_options = {}
+
+    @property
+    def _gradient_checkpointing_func(self):  # what Transformers sets, and calls with a function and its arguments
+        return self._checkpointed
+
+    @_gradient_checkpointing_func.setter
+    def _gradient_checkpointing_func(self, checkpoint):
+        self._checkpoint = checkpoint
+
+    def _checkpointed(self, run, *args):
+        return self._checkpoint(_CountsTheBatchOnce(self, run), *args, **self.checkpointing_options)
+
+
+class _CountsTheBatchOnce:
+    """A function that runs twice: the second time the layer's batch norms move copies of their statistics."""
+
+    def __init__(self, layer, run):
+        self.layer, self.run = layer, run
+        self.has_run = False
+
+    def __call__(self, *args):
+        statistics = {}
+        if self.has_run:
+            statistics = {
+                norm: dict(norm._buffers) for norm in self.layer.modules() if "running_mean" in norm._buffers
+            }
+        self.has_run = True
+        try:
+            for norm, buffers in statistics.items():
+                norm._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
+            return self.run(*args)
+        finally:
+            for norm, buffers in statistics.items():
+                norm._buffers.update(buffers)
+
+
+class HGNetV2Embeddings(HGNetV2CheckpointedLayer):
     """The stem: (batch, num_channels, H, W) to (batch, stem_channels[2], H / 4, W / 4) with the default strides."""
+
+    # Images need no gradient, and the reentrant form would give the stem's weights none either.
+    checkpointing_options = {"use_reentrant": False}
 
     def __init__(self, config):
         super().__init__()
@@ -155,7 +198,7 @@ class HGNetV2Embeddings(nn.Module):
         return self.stem4(embedding)
 
 
-class HGNetV2BasicLayer(GradientCheckpointingLayer):
+class HGNetV2BasicLayer(HGNetV2CheckpointedLayer):
     """A block: layers in sequence, all their maps concatenated, squeezed and excited by two 1×1 convolutions."""
 
     def __init__(
@@ -260,6 +303,9 @@ class HGNetV2PreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = (
+        False  # the loss is a mean over images: `Trainer` has to divide it when it accumulates gradients
+    )
     _no_split_modules = ["HGNetV2BasicLayer"]
 
     def __init__(self, config, *args, **kwargs):

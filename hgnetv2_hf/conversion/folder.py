@@ -102,7 +102,10 @@ def _make_parents(parent):
 
 def _publish(staging, target):
     os.chmod(staging, 0o777 & ~_umask())
-    for path in staging.iterdir():
+    for path in staging.rglob("*"):
+        if path.is_dir():
+            os.chmod(path, 0o777 & ~_umask())
+            continue
         os.chmod(path, 0o666 & ~_umask())  # as above
         with open(path, "rb") as file:
             os.fsync(file.fileno())

@@ -1,0 +1,416 @@
+"""Images with labels for training: folders, data sets of the ``datasets`` library, and the digits that need no file.
+
+An image folder is either ``DATA/train/CLASS/…`` with ``DATA/val/CLASS/…`` (or ``validation``, ``valid``, ``test``), or
+``DATA/CLASS/…``, of which a part is held out. For distillation the images to learn from may lie in ``DATA`` without classes.
+"""
+
+import dataclasses
+import io
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+import PIL.Image
+import torch
+from tqdm.auto import tqdm
+
+from ..conversion.errors import ConversionError
+from ..image_files import UNREADABLE, find_images, sentence
+from ..image_processing_hgnetv2 import to_rgb
+
+
+VALIDATION_NAMES = ("val", "validation", "valid", "test")
+_DATASETS_FILES = (".parquet", ".arrow", "dataset_dict.json", "state.json", ".py")
+
+
+@dataclasses.dataclass
+class Split:
+    """Images, decoded when they are asked for, and the index of each one's class; ``None`` without labels."""
+
+    images: Sequence
+    labels: Optional[list[int]]
+
+    def __len__(self):
+        return len(self.images)
+
+    def select(self, indices):
+        labels = None if self.labels is None else [self.labels[index] for index in indices]
+        return Split(_Selection(self.images, indices), labels)
+
+
+@dataclasses.dataclass
+class Data:
+    title: str
+    train: Split
+    validation: Optional[Split]
+    classes: Optional[list[str]]  # the name of each class; None without labels
+    held_out: str  # where the validation images come from, in words
+    skipped: list[str] = dataclasses.field(default_factory=list)  # images that cannot be read, each with the reason
+
+    def renumber(self, classes):
+        """Gives the labels the order of ``classes``.
+
+        Raises:
+            `ConversionError`: a class is not among them.
+        """
+        if self.classes is None or self.classes == classes:
+            return
+        unknown = [name for name in self.classes if name not in classes]
+        if unknown:
+            raise ConversionError(f"The model does not know these classes of {self.title}: {', '.join(unknown[:5])}.")
+        order = [classes.index(name) for name in self.classes]
+        for split in (self.train, self.validation):
+            if split is not None and split.labels is not None:
+                split.labels = [order[label] for label in split.labels]
+        self.classes = classes
+
+
+class ImageFiles(Sequence):
+    """Files, decoded as PaddleClas decodes."""
+
+    def __init__(self, paths):
+        self.paths = np.array([os.fsencode(path) for path in paths])  # one block of memory, which forked workers share
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        return _open(self.name(index))
+
+    def name(self, index):
+        return os.fsdecode(bytes(self.paths[index]))
+
+
+class _Arrays(Sequence):
+    def __init__(self, arrays):
+        self.arrays = arrays
+
+    def __len__(self):
+        return len(self.arrays)
+
+    def __getitem__(self, index):
+        return PIL.Image.fromarray(self.arrays[index]).convert("RGB")
+
+    def name(self, index):
+        return f"image {index}"
+
+
+class _Column(Sequence):
+    """The images of a data set of the ``datasets`` library, whose own decoding is off."""
+
+    def __init__(self, dataset, column):
+        self.dataset, self.column = dataset, column
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        return decode(self.dataset[int(index)][self.column])
+
+    def name(self, index):
+        return self.dataset[int(index)][self.column].get("path") or f"image {index}"
+
+
+class _Selection(Sequence):
+    def __init__(self, images, indices):
+        self.images, self.indices = images, np.asarray(indices, dtype="int64")
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitem__(self, index):
+        return self.images[self.indices[index]]
+
+    def name(self, index):
+        return self.images.name(self.indices[index])
+
+
+def decode(image):
+    """An image of the ``datasets`` library, decoded or not, to RGB."""
+    if isinstance(image, dict):
+        image = _open(io.BytesIO(image["bytes"]) if image.get("bytes") is not None else image["path"])
+    return image if image.mode == "RGB" else to_rgb(image)
+
+
+def _open(file):
+    with PIL.Image.open(file) as image:
+        return to_rgb(image).copy()
+
+
+def load_data(
+    source, validation_fraction=0.1, seed=0, needs_labels=True, image_column=None, label_column=None, config_name=None
+):
+    """
+    Args:
+        source (`str`): an image folder, the name or folder of a data set of the `datasets` library, or `"digits"`.
+        validation_fraction (`float`, defaults to 0.1): held out, class by class, where the data have no validation part.
+        seed (`int`): decides what is held out.
+        needs_labels (`bool`, defaults to `True`): `False` takes images without classes too.
+        image_column, label_column, config_name (`str`, *optional*): of a data set of the `datasets` library.
+
+    Returns:
+        [`Data`]
+
+    Raises:
+        `ConversionError`: there are no such data, a class has no image, or there is one class only.
+    """
+    if source == "digits":
+        data = _digits()
+    elif os.path.isdir(source) and not _holds_datasets_files(source):
+        data = _image_folder(Path(source), needs_labels)
+    else:
+        data = _datasets(source, image_column, label_column, config_name)
+    if data.validation is None and validation_fraction:
+        _hold_out(data, validation_fraction, seed)
+    _check_classes(data)
+    return data
+
+
+def _digits():
+    from ..digits import load_split
+
+    try:
+        train, held_out = load_split()
+    except ImportError as error:
+        raise ConversionError(
+            'The digits come with scikit-learn: pip install "hgnetv2-hf[train]", or scikit-learn.'
+        ) from error
+    splits = [Split(_Arrays(scans), labels.tolist()) for scans, labels in (train, held_out)]
+    return Data("scikit-learn's digits", *splits, [str(digit) for digit in range(10)], "a third, stratified, seed 0")
+
+
+def _holds_datasets_files(folder):
+    return any(name.endswith(_DATASETS_FILES) for name in os.listdir(folder))
+
+
+def _image_folder(folder, needs_labels):
+    train_folder = folder / "train" if (folder / "train").is_dir() else folder
+    validation_folder = next((folder / name for name in VALIDATION_NAMES if (folder / name).is_dir()), None)
+    if train_folder == folder:
+        validation_folder = None  # DATA/test is a class like any other there
+    classes = _class_folders(train_folder)
+    if not classes and needs_labels:
+        raise ConversionError(
+            f"{train_folder} holds no folders, one per class, with the images of the class inside. Images without classes can "
+            "only be learnt from with --teacher."
+        )
+    train = _labelled_files(train_folder, classes) if classes else Split(ImageFiles(find_images([train_folder])), None)
+    validation = None
+    if validation_folder is not None:
+        unknown = sorted(set(_class_folders(validation_folder)) - set(classes))
+        if unknown and classes:
+            raise ConversionError(
+                f"{validation_folder} has classes that {train_folder} has not: {', '.join(unknown[:5])}."
+            )
+        classes = classes or unknown
+        validation = _labelled_files(validation_folder, classes, may_lack_classes=True)
+    return Data(str(folder), train, validation, classes or None, str(validation_folder or ""))
+
+
+def _class_folders(folder):
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _labelled_files(folder, classes, may_lack_classes=False):
+    paths, labels, empty = [], [], []
+    for index, name in enumerate(classes):
+        try:
+            files = list(find_images([folder / name])) if (folder / name).is_dir() else []
+        except ConversionError:
+            files = []
+        if not files:
+            empty.append(name)
+        paths += files
+        labels += [index] * len(files)
+    if empty and not may_lack_classes:
+        raise ConversionError(
+            f"{folder} has classes without an image: {', '.join(empty[:5])}{' …' if len(empty) > 5 else ''}. Fill or remove "
+            "these folders."
+        )
+    return Split(ImageFiles(paths), labels)
+
+
+def _datasets(source, image_column, label_column, config_name):
+    try:
+        import datasets
+    except ImportError as error:
+        raise ConversionError(
+            f'There is no folder {source}; data sets by name need the library: pip install "hgnetv2-hf[train]".'
+        ) from error
+    try:
+        loaded = datasets.load_dataset(str(source), config_name)
+    except Exception as error:  # a script, a network and a dozen file formats stand behind this call
+        raise ConversionError(f"{source} is no image folder and no data set: {sentence(error)[:300]}") from error
+    if "train" not in loaded:
+        raise ConversionError(f"{source} has no split named train; it has {', '.join(loaded)}.")
+    features = loaded["train"].features
+    image_column = image_column or _only(features, datasets.Image, "image")
+    label_column = label_column or _only(features, datasets.ClassLabel, "label")
+    for column in (image_column, label_column):
+        if column not in features:
+            raise ConversionError(f"{source} has no column {column}; it has {', '.join(features)}.")
+    loaded = loaded.cast_column(image_column, datasets.Image(decode=False))
+    names = getattr(features[label_column], "names", None)
+    if names is None:
+        values = sorted({value for split in loaded.values() for value in split[label_column]})
+        names, index = [str(value) for value in values], {value: position for position, value in enumerate(values)}
+    else:
+        index = {position: position for position in range(len(names))}
+    held_out = next((name for name in VALIDATION_NAMES if name in loaded), None)
+
+    def split(name):
+        labels = [index.get(value, -1) for value in loaded[name][label_column]]
+        keep = [
+            position for position, label in enumerate(labels) if label >= 0
+        ]  # -1: the test splits of many data sets
+        whole = Split(_Column(loaded[name], image_column), labels)
+        return whole if len(keep) == len(labels) else whole.select(keep)
+
+    return Data(str(source), split("train"), split(held_out) if held_out else None, names, f"the split {held_out}")
+
+
+def _only(features, kind, fallback):
+    """The name of the only column of a kind."""
+    names = [name for name, feature in features.items() if isinstance(feature, kind)]
+    return names[0] if len(names) == 1 else fallback
+
+
+def _hold_out(data, fraction, seed):
+    """Takes the same part of every class, at least one image of each, out of the training images."""
+    generator = np.random.RandomState(seed)
+    labels = np.zeros(len(data.train), dtype="int64") if data.train.labels is None else np.array(data.train.labels)
+    held_out = []
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        count = min(max(1, round(len(members) * fraction)), len(members) - 1)
+        held_out += members[:count].tolist()
+    held_out = sorted(held_out)
+    rest = sorted(set(range(len(data.train))) - set(held_out))
+    data.train, data.validation = data.train.select(rest), data.train.select(held_out)
+    data.held_out = f"{fraction:.0%} of each class, seed {seed}"
+
+
+def _check_classes(data):
+    if not len(data.train):
+        raise ConversionError(f"{data.title} holds no image to learn from.")
+    if data.train.labels is None:
+        return
+    missing = sorted(set(range(len(data.classes))) - set(data.train.labels))
+    if missing:
+        names = ", ".join(data.classes[index] for index in missing[:5])
+        raise ConversionError(f"{data.title} has classes without a training image: {names}.")
+    if len(data.classes) < 2:
+        raise ConversionError(f"{data.title} has one class only, {data.classes[0]}; a classifier needs two.")
+
+
+def only_classes(data, names, per_class=None):
+    """Keeps some classes, in the order given, and the first ``per_class`` training images of each."""
+    unknown = [name for name in names if name not in data.classes]
+    if unknown:
+        raise ConversionError(
+            f"{data.title} has no class {', '.join(unknown)}; it has {', '.join(data.classes[:20])}."
+        )
+    new = {data.classes.index(name): position for position, name in enumerate(names)}
+
+    def keep(split, limit):
+        seen, indices = Counter(), []
+        for index, label in enumerate(split.labels):
+            if label in new and (limit is None or seen[label] < limit):
+                seen[label] += 1
+                indices.append(index)
+        kept = split.select(indices)
+        kept.labels = [new[label] for label in kept.labels]
+        return kept
+
+    data.train = keep(data.train, per_class)
+    data.validation = keep(data.validation, None) if data.validation is not None else None
+    data.classes = list(names)
+    _check_classes(data)
+
+
+def check_images(data, workers=None):
+    """
+    Decodes every image once and takes those that cannot be read out of the data; `skipped` names them.
+
+    Returns:
+        [`Data`]: the same, without them.
+
+    Raises:
+        `ConversionError`: a class, or everything, would be left without an image.
+    """
+    for split_name in ("train", "validation"):
+        split = getattr(data, split_name)
+        if split is None:
+            continue
+        bad = unreadable(split.images, f"checking {split_name} images", workers)
+        if not bad:
+            continue
+        data.skipped += [f"{split.images.name(index)}: {reason}" for index, reason in bad.items()]
+        setattr(data, split_name, split.select([index for index in range(len(split)) if index not in bad]))
+    try:
+        _check_classes(data)
+    except ConversionError as error:
+        if not data.skipped:
+            raise
+        raise ConversionError(
+            f"{error} {len(data.skipped)} images cannot be read; the first: {data.skipped[0]}"
+        ) from error
+    return data
+
+
+def unreadable(images, title, workers=None):
+    """Index -> why that image cannot be read."""
+
+    def reason(index):
+        try:
+            images[index]
+        except UNREADABLE as error:
+            return sentence(error)
+        return None
+
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        reasons = tqdm(
+            pool.map(reason, range(len(images))), total=len(images), desc=title, unit="image", mininterval=1
+        )
+        return {index: reason for index, reason in enumerate(reasons) if reason is not None}
+
+
+class ImageDataset(torch.utils.data.Dataset):
+    """What `Trainer` takes: `pixel_values` and, unless there are none, `labels`.
+
+    `transform(image, key)` gets a key that is a function of seed, epoch and image. The epoch lies in shared memory, so that
+    workers that outlive an epoch see it.
+    """
+
+    def __init__(self, split, transform, seed=0):
+        self.split, self.transform, self.seed = split, transform, seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch):
+        self._epoch.fill_(epoch)
+
+    def __len__(self):
+        return len(self.split)
+
+    def __getitem__(self, index):
+        try:
+            image = self.split.images[index]
+        except UNREADABLE as error:
+            raise ConversionError(f"{self.split.images.name(index)} cannot be read: {sentence(error)}") from error
+        example = {"pixel_values": self.transform(image, (self.seed, int(self._epoch), int(index)))}
+        if self.split.labels is not None:
+            example["labels"] = self.split.labels[index]
+        return example
+
+
+def collate(examples):
+    """A batch, its images channels-last in memory."""
+    pixel_values = torch.stack([example["pixel_values"] for example in examples])
+    batch = {"pixel_values": pixel_values.contiguous(memory_format=torch.channels_last)}
+    if "labels" in examples[0]:
+        batch["labels"] = torch.tensor([example["labels"] for example in examples])
+    return batch

@@ -1,0 +1,103 @@
+"""``Trainer`` with PaddleClas's parameter groups, loss and optimizer."""
+
+import contextlib
+
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from transformers import Trainer, TrainerCallback
+
+from .freezing import batch_norms_that_move
+from .parameter_groups import LAB_RATE, parameter_groups
+from .recipe import MOMENTUM
+
+
+class ClassifierTrainer(Trainer):
+    """
+    `Trainer` for an image classifier as PaddleClas trains it.
+
+    - Every parameter has the rate and decay that [`parameter_groups`] gives it; every `optim` of `TrainingArguments` works, and
+      `sgd` has PaddleClas's momentum of 0.9.
+    - Labels are smoothed (`label_smoothing_factor`) while training; the evaluation's loss is the plain cross entropy.
+    - The loss is the mean over the images of a step, with `gradient_accumulation_steps` too.
+    - Before each evaluation and each save, batch norm's running statistics are averaged over the processes.
+
+    Args:
+        lr_mult_list, lab_lr_mult, exempt_biases_and_lab: see [`parameter_groups`].
+        moving_average ([`MovingAverage`], *optional*): evaluates with these weights.
+        args, kwargs: those of `Trainer`.
+    """
+
+    def __init__(
+        self,
+        *args,
+        lr_mult_list=None,
+        lab_lr_mult=LAB_RATE,
+        exempt_biases_and_lab=False,
+        moving_average=None,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.rates = {
+            "lr_mult_list": lr_mult_list,
+            "lab_lr_mult": lab_lr_mult,
+            "exempt_biases_and_lab": exempt_biases_and_lab,
+        }
+        self.moving_average = moving_average
+        self.model_accepts_loss_kwargs = (
+            False  # the loss below is a mean over images, so Trainer divides accumulated ones
+        )
+        self.add_callback(AverageStatistics(self))
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            if self.args.optim == "sgd":
+                options.setdefault("momentum", MOMENTUM)
+            groups = parameter_groups(model, options.pop("lr"), self.args.weight_decay, **self.rates)
+            groups.sort(key=lambda group: -group["lr"])  # Trainer logs the rate of the first
+            self.optimizer = optimizer_class(groups, **options)
+        return self.optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        smoothing = self.args.label_smoothing_factor if model.training else 0.0
+        loss = F.cross_entropy(_at_least_float32(outputs.logits), labels, label_smoothing=smoothing)
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, *args, **kwargs):
+        with self.moving_average.applied() if self.moving_average is not None else contextlib.nullcontext():
+            return super().evaluate(*args, **kwargs)
+
+
+def _at_least_float32(logits):
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+class AverageStatistics(TrainerCallback):
+    """The rule for batch norm's buffers with several processes: where they are read, they are the average over the processes.
+
+    Between two readings each process moves its own; DDP sends those of the first process around before each forward, FSDP does
+    not. Where every process has a GPU, DDP can compute common statistics instead (`SyncBatchNorm`).
+    """
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_evaluate or control.should_save or control.should_training_stop:
+            self._average()
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self._average()
+
+    @torch.no_grad()
+    def _average(self):
+        if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+            return
+        for module in batch_norms_that_move(self.trainer.model):
+            for buffer in (module.running_mean, module.running_var):
+                torch.distributed.all_reduce(buffer)
+                buffer /= torch.distributed.get_world_size()
