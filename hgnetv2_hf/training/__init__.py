@@ -5,7 +5,7 @@ from .distillation import DistillationTrainer, soft_cross_entropy, symmetric_kl
 from .freezing import Frozen, freeze
 from .moving_average import MovingAverage
 from .parameter_groups import parameter_groups
-from .train import Options, Trained, train
+from .run import Options, Trained, train
 from .trainer import ClassifierTrainer
 
 

@@ -390,7 +390,7 @@ class ImageDataset(torch.utils.data.Dataset):
         self.split, self.transform, self.seed = split, transform, seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
-    def set_epoch(self, epoch):
+    def start_epoch(self, epoch):
         self._epoch.fill_(epoch)
 
     def __len__(self):

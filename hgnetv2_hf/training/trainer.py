@@ -1,6 +1,7 @@
 """``Trainer`` with PaddleClas's parameter groups, loss and optimizer."""
 
 import contextlib
+import math
 
 import torch
 import torch.distributed
@@ -21,6 +22,7 @@ class ClassifierTrainer(Trainer):
     - Labels are smoothed (`label_smoothing_factor`) while training; the evaluation's loss is the plain cross entropy.
     - The loss is the mean over the images of a step, with `gradient_accumulation_steps` too.
     - Before each evaluation and each save, batch norm's running statistics are averaged over the processes.
+    - Dropout and stochastic depth are functions of seed, step and process.
 
     Args:
         lr_mult_list, lab_lr_mult, exempt_biases_and_lab: see [`parameter_groups`].
@@ -48,6 +50,7 @@ class ClassifierTrainer(Trainer):
             False  # the loss below is a mean over images, so Trainer divides accumulated ones
         )
         self.add_callback(AverageStatistics(self))
+        self.add_callback(Reproduce(self))
 
     def create_optimizer(self, model=None):
         if self.optimizer is None:
@@ -101,3 +104,22 @@ class AverageStatistics(TrainerCallback):
             for buffer in (module.running_mean, module.running_var):
                 torch.distributed.all_reduce(buffer)
                 buffer /= torch.distributed.get_world_size()
+
+
+class Reproduce(TrainerCallback):
+    """Makes what is random a function of the step, so that a resumed run goes on as if nothing had happened.
+
+    Checkpoints hold the generators' states, but data loaders draw from them when their workers start, which a resumed run
+    does at another time; and accelerate does not tell the data set the epoch of a resumed run.
+    """
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        if hasattr(self.trainer.train_dataset, "start_epoch"):
+            steps = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
+            self.trainer.train_dataset.start_epoch(state.global_step // steps)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        torch.manual_seed(hash((args.seed, args.process_index, state.global_step)) % 2**63)

@@ -165,6 +165,14 @@ class _Run:
     def __call__(self):
         data = self._data()
         resumes = self._in_main_process(self._enter)
+        try:
+            return self._train(data, resumes)
+        except BaseException:
+            if self.is_main and not any(self.work.rglob("checkpoint-*")):
+                shutil.rmtree(self.work, ignore_errors=True)
+            raise
+
+    def _train(self, data, resumes):
         teacher, start = self._teacher_and_start(data)
         for line in start.notes:
             self.show(line)

@@ -1,0 +1,384 @@
+"""`train`: from data to a folder, with everything that can go wrong on the way."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from conftest import randomize
+from transformers import AutoModelForImageClassification, pipeline
+
+import hgnetv2_hf
+from hgnetv2_hf import ConversionError, digits
+from hgnetv2_hf.cli import main
+from hgnetv2_hf.training import Options, train
+
+
+QUIET = {
+    "use_cpu": True,
+    "dataloader_num_workers": 0,
+    "disable_tqdm": True,
+    "per_device_train_batch_size": 8,
+}
+NO_AUGMENTATION = {"flip": 0.0, "rand_augment": "none", "random_erasing": 0.0, "crop_scale": (0.8, 1.0)}
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Scans of the digits as an image folder with `train` and `val`: 12 and 6 of each of four classes."""
+    folder = tmp_path_factory.mktemp("scans")
+    images, labels = digits.load_held_out()
+    labels = np.array(labels)
+    for digit in "0123":
+        members = np.flatnonzero(labels == int(digit))
+        for part, chosen in (("train", members[:12]), ("val", members[12:18])):
+            (folder / part / digit).mkdir(parents=True)
+            for index in chosen:
+                images[index].convert("RGB").save(folder / part / digit / f"{index:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A classifier of a few thousand weights with four classes, and its image processor."""
+    fields = {
+        "stem_channels": [3, 8, 8],
+        "stage_in_channels": [8, 16, 24, 32],
+        "stage_mid_channels": [8, 8, 8, 8],
+        "stage_out_channels": [16, 24, 32, 40],
+        "stage_num_blocks": [1, 1, 2, 1],
+        "stage_downsample": [False, True, True, True],
+        "stage_light_block": [False, False, True, True],
+        "stage_kernel_size": [3, 3, 5, 5],
+        "stage_numb_of_layers": [2, 2, 2, 2],
+        "use_learnable_affine_block": True,
+    }
+    folder = tmp_path_factory.mktemp("tiny")
+    config = hgnetv2_hf.PPHGNetV2Config(**fields, class_expand=24, id2label=dict(enumerate("0123")))
+    randomize(hgnetv2_hf.PPHGNetV2ForImageClassification(config)).save_pretrained(folder)
+    hgnetv2_hf.HGNetV2ImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder)
+    return folder
+
+
+def quick(data, model, output, options=None, **arguments):
+    return train(
+        str(data), str(model), str(output), options or Options(**NO_AUGMENTATION), show=str, **QUIET, **arguments
+    )
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def same_weights(one, other):
+    one, other = weights(one), weights(other)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_result_is_a_folder_for_everything(scans, tiny, tmp_path, capsys):
+    command = ["train", str(scans), "--model", str(tiny), "--output", str(tmp_path / "out"), "--num_train_epochs", "2"]
+    command += [
+        "--per_device_train_batch_size",
+        "16",
+        "--dataloader-num-workers",
+        "2",
+        "--use_cpu",
+        "--report_to",
+        "tensorboard",
+    ]
+    pytest.importorskip("timm", reason="comes with the extra [train]")
+    pytest.importorskip("tensorboard", reason="`--report_to tensorboard` needs it")
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "48 images to learn from, 24 to validate" in printed and "accuracy" in printed.splitlines()[-1]
+    out = tmp_path / "out"
+    names = {path.name for path in out.iterdir()}
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "metrics.json"} <= names
+    assert {"modeling_hgnetv2.py", "runs"} <= names and not list(tmp_path.glob("*.training"))
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["steps"] == 6 and metrics["train_images"] == 48 and metrics["validation_images"] == 24
+    assert 0 <= metrics["accuracy"] <= metrics["top5"] == 1.0
+    if "curves.png" in names:
+        assert PIL.Image.open(out / "curves.png").size[0] > 800
+    card = (out / "README.md").read_text()
+    assert "pipeline_tag: image-classification" in card and f"{metrics['accuracy']:.2%}" in card
+    paths = sorted(str(path) for path in (scans / "val").rglob("*.png"))
+    predictions = pipeline("image-classification", model=str(out), device="cpu")(paths, top_k=1)
+    right = sum(best["label"] == Path(path).parent.name for path, (best,) in zip(paths, predictions))
+    assert right / len(paths) == pytest.approx(metrics["accuracy"])
+    model = AutoModelForImageClassification.from_pretrained(out).eval()
+    hgnetv2_hf.optimize_for_inference(model)
+    assert main(["classify", str(scans / "val"), "--model", str(out), "--output", str(tmp_path / "rows.csv")]) == 0
+    with open(tmp_path / "rows.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sum(row["label_1"] == Path(row["image"]).parent.name for row in rows) == right
+
+
+def test_every_option_of_training_arguments_is_reachable_and_others_are_wrong_usage(scans, tiny, tmp_path, capsys):
+    command = ["train", str(scans), "--model", str(tiny), "--output", str(tmp_path / "out")]
+    for wrong in (["--no-such-option"], ["--output_dir", "x"], ["--num_train_epochs", "many"], ["--head", "other"]):
+        with pytest.raises(SystemExit) as stop:
+            main([*command, *wrong])
+        assert stop.value.code == 2
+    capsys.readouterr()
+    fine = ["--max_steps", "2", "--optim", "adamw_torch", "--bf16", "--lr-scheduler-type", "linear", "--use_cpu"]
+    fine += ["--rand-augment", "none", "--random-erasing", "0", "--lr-mult-list", "0", "0.5", "1", "1", "1"]
+    fine += ["--freeze-at", "0", "--drop-path", "0.1", "--exempt-biases-and-lab", "--dataloader_num_workers", "0"]
+    assert main([*command, *fine, "--gradient_checkpointing", "--seed", "3"]) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["steps"] == 2 and metrics["training_arguments"]["optim"] == "adamw_torch"
+    before, after = weights(tiny), weights(tmp_path / "out")
+    assert torch.equal(before["embedder.stem1.convolution.weight"], after["embedder.stem1.convolution.weight"])
+    assert not torch.equal(before["fc.weight"], after["fc.weight"])
+    assert main([*command, "--max_steps", "1"]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_the_schedule_and_rates_are_those_of_the_recipe(scans, tiny, tmp_path):
+    result = quick(
+        scans, tiny, tmp_path / "out", num_train_epochs=20, logging_steps=1, eval_strategy="no", save_strategy="no"
+    )
+    rates = [row["learning_rate"] for row in result.metrics["history"] if "learning_rate" in row]
+    peak, warmup, total = 0.05 * 8 / 1024, 5 * 6, 20 * 6
+    assert len(rates) == total
+    expected = [peak * step / warmup for step in range(warmup)]
+    expected += [peak * (1 + np.cos(np.pi * (step - warmup) / (total - warmup))) / 2 for step in range(warmup, total)]
+    assert np.allclose(sorted(rates), sorted(expected[:total]), atol=peak / 30)
+    assert max(rates) == pytest.approx(peak)
+
+
+def test_an_image_looks_the_same_whoever_prepares_it():
+    import random
+
+    from hgnetv2_hf.training import Augmentation
+
+    pytest.importorskip("timm", reason="comes with the extra [train]")
+    image = PIL.Image.effect_noise((90, 70), 60).convert("RGB")
+    augment = Augmentation((32, 48))
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    first = augment(image, (0, 3, 7))
+    assert first.shape == (3, 32, 48) and first.dtype == torch.float32
+    assert states[0] == random.getstate() and states[1] == np.random.get_state()[1].tolist()
+    assert torch.equal(states[2], torch.get_rng_state())
+    random.seed(2), np.random.seed(2), torch.manual_seed(2)
+    assert torch.equal(augment(image, (0, 3, 7)), first)
+    assert not torch.equal(augment(image, (0, 4, 7)), first)
+    views = [augment(image, (0, 0, index)) for index in range(50)]
+    assert len({view.sum().item() for view in views}) == 50
+
+
+def test_random_crops_are_distributed_as_paddleclas_draws_them():
+    """The same numbers from Python's generator through the arithmetic of PaddleClas's `RandCropImage`, written down once more."""
+    import math
+    import random
+
+    from hgnetv2_hf.training import Augmentation
+
+    augment = Augmentation((8, 8), rand_augment="none", random_erasing=0.0)
+    boxes = []
+
+    class Recorder:
+        size = (123, 77)
+
+        def crop(self, box):
+            boxes.append(box)
+            return PIL.Image.new("RGB", (box[2] - box[0], box[3] - box[1]))
+
+    for seed in range(200):
+        random.seed(seed)
+        augment._random_crop(Recorder())
+        random.seed(seed)
+        aspect_ratio = math.sqrt(random.uniform(3.0 / 4.0, 4.0 / 3.0))
+        w, h = 1.0 * aspect_ratio, 1.0 / aspect_ratio
+        bound = min((float(123) / 77) / (w**2), (float(77) / 123) / (h**2))
+        target_area = 123 * 77 * random.uniform(min(0.08, bound), min(1.0, bound))
+        w, h = int(math.sqrt(target_area) * w), int(math.sqrt(target_area) * h)
+        i, j = random.randint(0, 123 - w), random.randint(0, 77 - h)
+        assert boxes[-1] == (i, j, i + w, j + h)
+
+
+def test_bad_data_are_refused_before_training_starts(scans, tiny, tmp_path, capsys):
+    def refuse(folder, message, *more):
+        assert main(["train", str(folder), "--model", str(tiny), "--output", str(tmp_path / "out"), *more]) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert message in error, error
+        assert not (tmp_path / "out").exists() and not (tmp_path / "out.training").exists()
+
+    refuse(tmp_path / "nowhere", "no image folder and no data set")
+    (tmp_path / "empty").mkdir()
+    refuse(tmp_path / "empty", "one per class")
+    shutil.copytree(scans, tmp_path / "lacking")
+    for file in (tmp_path / "lacking" / "train" / "2").iterdir():
+        file.unlink()
+    refuse(tmp_path / "lacking", "classes without an image: 2")
+    shutil.copytree(scans / "train" / "0", tmp_path / "single" / "0")
+    refuse(tmp_path / "single", "one class only")
+    shutil.copytree(scans, tmp_path / "more")
+    shutil.copytree(scans / "val" / "0", tmp_path / "more" / "val" / "9")
+    refuse(tmp_path / "more", "classes that")
+    shutil.copytree(scans, tmp_path / "other")
+    for part in ("train", "val"):
+        (tmp_path / "other" / part / "3").rename(tmp_path / "other" / part / "nine")
+    refuse(tmp_path / "other", "contradict each other")
+    refuse(tmp_path / "other", "does not know these classes of the data: nine", "--head", "keep")
+    refuse(scans, "has no class 9", "--classes", "0", "9")
+    refuse(scans, "no image classifier", "--model", str(_folder_without_classifier(tiny, tmp_path)))
+    shutil.copytree(scans, tmp_path / "broken")
+    for file in (tmp_path / "broken" / "train" / "1").iterdir():
+        file.write_bytes(b"no image")
+    refuse(tmp_path / "broken", "classes without a training image: 1")
+
+
+def _folder_without_classifier(tiny, tmp_path):
+    backbone = hgnetv2_hf.load_backbone(tiny)
+    backbone.save_pretrained(tmp_path / "backbone")
+    return tmp_path / "backbone"
+
+
+def test_unreadable_images_are_skipped_and_counted(scans, tiny, tmp_path, capsys):
+    shutil.copytree(scans, tmp_path / "data")
+    cut = tmp_path / "data" / "train" / "0" / "cut.png"
+    cut.write_bytes(next((scans / "train" / "0").iterdir()).read_bytes()[:60])
+    (tmp_path / "data" / "val" / "3" / "text.jpg").write_text("no image")
+    result = quick(tmp_path / "data", tiny, tmp_path / "out", max_steps=1)
+    assert result.metrics["train_images"] == 48 and result.metrics["validation_images"] == 24
+    skipped = result.metrics["skipped"]
+    assert len(skipped) == 2 and "cut.png" in skipped[0] and "text.jpg" in skipped[1]
+    assert "2 images could not be read" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(ConversionError, match="cut.png cannot be read"):
+        quick(tmp_path / "data", tiny, tmp_path / "out2", Options(**NO_AUGMENTATION, check=False), num_train_epochs=1)
+
+
+def test_the_last_layer_follows_the_labels(scans, tiny, tmp_path):
+    kept = quick(scans, tiny, tmp_path / "kept", max_steps=1, learning_rate=0.0)
+    assert kept.metrics["classes"] == 4
+    assert torch.equal(weights(tmp_path / "kept")["fc.weight"], weights(tiny)["fc.weight"])
+    shutil.copytree(scans, tmp_path / "flowers")
+    for part in ("train", "val"):
+        for old, new in zip("0123", ("rose", "iris", "lily", "aster")):
+            (tmp_path / "flowers" / part / old).rename(tmp_path / "flowers" / part / new)
+    quick(tmp_path / "flowers", tiny, tmp_path / "new", max_steps=1, learning_rate=0.0)
+    new = weights(tmp_path / "new")
+    assert new["fc.weight"].shape == weights(tiny)["fc.weight"].shape
+    assert not torch.equal(new["fc.weight"], weights(tiny)["fc.weight"])
+    assert torch.equal(new["last_conv.weight"], weights(tiny)["last_conv.weight"])
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "new")
+    assert model.config.id2label == {0: "aster", 1: "iris", 2: "lily", 3: "rose"}
+    options = Options(**NO_AUGMENTATION, head="keep", classes=["2", "0"])
+    subset = quick(scans, tiny, tmp_path / "subset", options, max_steps=1, learning_rate=0.0)
+    assert subset.metrics["classes"] == 4 and subset.metrics["train_images"] == 24
+    reversed_names = tmp_path / "reversed"
+    model = AutoModelForImageClassification.from_pretrained(tiny)
+    model.config.id2label = dict(enumerate("3210"))
+    model.save_pretrained(reversed_names)
+    hgnetv2_hf.HGNetV2ImageProcessor.from_pretrained(tiny).save_pretrained(reversed_names)
+    quick(scans, reversed_names, tmp_path / "order", max_steps=1, learning_rate=0.0)
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "order").config.id2label[0] == "3"
+
+
+def test_a_part_of_each_class_is_held_out_where_there_is_no_validation(scans, tiny, tmp_path):
+    result = quick(scans / "train", tiny, tmp_path / "out", max_steps=1)
+    assert (result.metrics["train_images"], result.metrics["validation_images"]) == (44, 4)
+    none = quick(
+        scans / "train",
+        tiny,
+        tmp_path / "none",
+        Options(**NO_AUGMENTATION, validation_fraction=0.0),
+        max_steps=1,
+        eval_strategy="no",
+    )
+    assert none.metrics["train_images"] == 48 and "accuracy" not in none.metrics
+
+
+def test_data_sets_of_the_library_are_taken_by_name_or_folder(scans, tiny, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="comes with the extra [train]")
+    features = datasets.Features({"picture": datasets.Image(), "digit": datasets.ClassLabel(names=list("0123"))})
+    (tmp_path / "data").mkdir()
+    for part, name in (("train", "train"), ("val", "test")):
+        files = sorted((scans / part).rglob("*.png"))
+        rows = {"picture": [str(file) for file in files], "digit": [int(file.parent.name) for file in files]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "data" / f"{name}.parquet")
+    one = quick(tmp_path / "data", tiny, tmp_path / "one", max_steps=3)
+    other = quick(scans, tiny, tmp_path / "other", max_steps=3)
+    assert one.metrics["validation_images"] == 24 and one.metrics["validation_from"] == "the split test"
+    assert same_weights(tmp_path / "one", tmp_path / "other")
+    assert one.metrics["accuracy"] == other.metrics["accuracy"]
+
+
+def test_any_transformers_classifier_trains(scans, tmp_path):
+    import transformers
+
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], id2label=dict(enumerate("0123"))
+    )
+    transformers.ResNetForImageClassification(config).save_pretrained(tmp_path / "model")
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    result = quick(scans, tmp_path / "model", tmp_path / "out", max_steps=2)
+    assert result.metrics["steps"] == 2
+    with pytest.raises(ConversionError, match="no HGNetV2"):
+        quick(scans, tmp_path / "model", tmp_path / "out2", Options(**NO_AUGMENTATION, freeze_norm=True), max_steps=2)
+
+
+@pytest.mark.parametrize("extra", [[], ["--ema", "0.9"]])
+def test_killed_and_resumed_gives_the_weights_of_an_uninterrupted_run(scans, tiny, tmp_path, extra):
+    """Killed in the middle of an epoch, with workers, augmentation and drop path."""
+    command = [
+        sys.executable,
+        "-m",
+        "hgnetv2_hf.cli",
+        "train",
+        str(scans),
+        "--model",
+        str(tiny),
+        "--num_train_epochs",
+        "4",
+    ]
+    command += ["--save_strategy", "steps", "--save_steps", "5", "--drop-path", "0.3", "--use_cpu", *extra]
+    command += ["--per_device_train_batch_size", "8", "--dataloader_num_workers", "2", "--disable_tqdm", "true"]
+    command += ["--save_total_limit", "1", "--eval_strategy", "epoch", "--rand-augment", "none"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run([*command, "--output", str(tmp_path / "whole")], capture_output=True, check=True)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import torch\nstep = torch.optim.SGD.step\n"
+        "import time\ntorch.optim.SGD.step = lambda *a, **k: (time.sleep(0.4), step(*a, **k))[1]\n"
+    )
+    process = subprocess.Popen(
+        [*command, "--output", str(tmp_path / "out")],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    work = tmp_path / "out.training"
+    try:
+        deadline = time.monotonic() + 180
+        while not (work / "checkpoint-10" / "trainer_state.json").exists():
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.5)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / "out").exists()
+    refused = subprocess.run(
+        [*command, "--output", str(tmp_path / "out"), "--seed", "5"], capture_output=True, text=True
+    )
+    assert refused.returncode == 1 and "another choice of seed" in refused.stderr.splitlines()[-1]
+    (work / "checkpoint-99").mkdir()  # what a run that was killed while it saved leaves
+    finished = subprocess.run([*command, "--output", str(tmp_path / "out")], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert re.search(r"continued after .*checkpoint-1\d", finished.stdout), finished.stdout
+    assert not work.exists() and same_weights(tmp_path / "whole", tmp_path / "out")
