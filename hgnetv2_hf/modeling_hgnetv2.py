@@ -314,6 +314,9 @@ class HGNetV2PreTrainedModel(PreTrainedModel):
         config.check_architecture()
         super().__init__(config, *args, **kwargs)
 
+    def get_input_embeddings(self):
+        return None  # accelerate asks before it shards, and must not get an error
+
     def _init_weights(self, module):
         super()._init_weights(module)
         if isinstance(module, HGNetV2LearnableAffineBlock):

@@ -382,3 +382,277 @@ def test_killed_and_resumed_gives_the_weights_of_an_uninterrupted_run(scans, tin
     assert finished.returncode == 0, finished.stderr[-2000:]
     assert re.search(r"continued after .*checkpoint-1\d", finished.stdout), finished.stdout
     assert not work.exists() and same_weights(tmp_path / "whole", tmp_path / "out")
+
+
+def test_distillation_needs_no_labels_and_leaves_the_teacher_alone(scans, tiny, tmp_path):
+    (tmp_path / "flat" / "train").mkdir(parents=True)
+    for index, file in enumerate(sorted((scans / "train").rglob("*.png"))):
+        shutil.copyfile(file, tmp_path / "flat" / "train" / f"{index:03}.png")
+    shutil.copytree(scans / "val", tmp_path / "flat" / "val")
+    teacher = tmp_path / "teacher"
+    shutil.copytree(tiny, teacher)
+    stamp = (teacher / "model.safetensors").read_bytes()
+    options = Options(**NO_AUGMENTATION, teacher=str(teacher), from_scratch=True)
+    flat = quick(tmp_path / "flat", tiny, tmp_path / "one", options, max_steps=4)
+    labelled = quick(scans, tiny, tmp_path / "other", options, max_steps=4)
+    assert (teacher / "model.safetensors").read_bytes() == stamp
+    assert same_weights(tmp_path / "one", tmp_path / "other")  # labels that are there are not looked at
+    assert flat.metrics["accuracy"] == labelled.metrics["accuracy"]
+    with pytest.raises(ConversionError, match="no folders, one per class"):
+        quick(tmp_path / "flat", tiny, tmp_path / "none")
+    unlabelled = quick(tmp_path / "flat" / "train", tiny, tmp_path / "answers", options, max_steps=2)
+    assert "labelled by the teacher" in unlabelled.metrics["validation_from"]
+
+
+def test_the_student_learns_the_teachers_answers(scans, tiny, tmp_path):
+    """From the teacher's own weights the soft cross entropy is the entropy of its answers, and the symmetric KL zero."""
+    model = AutoModelForImageClassification.from_pretrained(tiny).eval()
+    processor = hgnetv2_hf.HGNetV2ImageProcessor.from_pretrained(tiny)
+    images = [PIL.Image.open(file) for file in sorted((scans / "train").rglob("*.png"))]
+    with torch.no_grad():
+        probabilities = model(**processor(images, return_tensors="pt")).logits.softmax(-1)
+    entropy = -(probabilities * probabilities.log()).sum(-1).mean().item()
+    whole = {"flip": 0.0, "rand_augment": "none", "crop_scale": (1.0, 1.0), "freeze_norm": True, "teacher": str(tiny)}
+    arguments = {"max_steps": 1, "learning_rate": 0.0, "per_device_train_batch_size": 48}
+    losses = {}
+    for kind in ("ce", "kl"):
+        options = Options(**whole, distillation_loss=kind)
+        result = train(str(scans), str(tiny), str(tmp_path / kind), options, show=str, **{**QUIET, **arguments})
+        losses[kind] = result.metrics["train_loss"]
+    assert losses["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert losses["ce"] == pytest.approx(
+        entropy, rel=0.1
+    )  # the random crops of squares differ from the whole by their ratio
+
+
+def test_a_teacher_with_its_own_normalisation_gets_its_own_pixels(scans, tiny, tmp_path):
+    """A teacher whose first weights undo another mean and deviation answers as the original."""
+    model = AutoModelForImageClassification.from_pretrained(tiny)
+    processor = hgnetv2_hf.HGNetV2ImageProcessor.from_pretrained(tiny)
+    scale, other = 2.0, hgnetv2_hf.HGNetV2ImageProcessor.from_pretrained(tiny)
+    other.image_std = [value / scale for value in processor.image_std]  # its pixels are twice the student's
+    with torch.no_grad():
+        model.embedder.stem1.convolution.weight /= scale
+    model.save_pretrained(tmp_path / "teacher")
+    other.save_pretrained(tmp_path / "teacher")
+    options = {**NO_AUGMENTATION, "freeze_norm": True, "distillation_loss": "kl"}
+    result = quick(
+        scans,
+        tiny,
+        tmp_path / "out",
+        Options(**options, teacher=str(tmp_path / "teacher")),
+        max_steps=1,
+        learning_rate=0.0,
+    )
+    assert result.metrics["train_loss"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_teacher_with_other_classes_is_refused(scans, tiny, tmp_path):
+    model = AutoModelForImageClassification.from_pretrained(tiny)
+    model.config.id2label = dict(enumerate(["a", "b", "c", "d"]))
+    model.save_pretrained(tmp_path / "teacher")
+    hgnetv2_hf.HGNetV2ImageProcessor.from_pretrained(tiny).save_pretrained(tmp_path / "teacher")
+    with pytest.raises(ConversionError, match="does not know these classes|not the same"):
+        quick(
+            scans, tiny, tmp_path / "out", Options(**NO_AUGMENTATION, teacher=str(tmp_path / "teacher")), max_steps=1
+        )
+
+
+def launch(processes, arguments, port):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        str(processes),
+        "--master_port",
+        str(port),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=500, env=environment)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_two_processes_learn_as_one(scans, tiny, tmp_path, way):
+    """The same loss at each of 20 steps, batch norm frozen; and for FSDP the same weights, a run that is killed included."""
+    common = [
+        "train",
+        str(scans),
+        "--model",
+        str(tiny),
+        "--rand-augment",
+        "none",
+        "--random-erasing",
+        "0",
+        "--freeze-norm",
+    ]
+    common += [
+        "--max_steps",
+        "20",
+        "--logging_steps",
+        "1",
+        "--use_cpu",
+        "--dataloader_num_workers",
+        "0",
+        "--eval_strategy",
+        "no",
+    ]
+    common += ["--learning_rate", "0.01", "--disable_tqdm", "true", "--save_strategy", "steps", "--save_steps", "8"]
+    assert main([*common, "--output", str(tmp_path / "one"), "--per_device_train_batch_size", "8"]) == 0
+    two = ["-m", "hgnetv2_hf.cli", *common, "--per_device_train_batch_size", "4"]
+    if way == "fsdp":
+        two += ["--fsdp", "full_shard auto_wrap"]
+    launch(2, [*two, "--output", str(tmp_path / "two")], 29531 if way == "ddp" else 29532)
+    losses = [
+        [row["loss"] for row in json.loads((tmp_path / name / "metrics.json").read_text())["history"] if "loss" in row]
+        for name in ("one", "two")
+    ]
+    difference = max(abs(one - other) for one, other in zip(*losses))
+    print(f"{way}: largest difference of the losses of 20 steps: {difference:.1e}")
+    assert len(losses[0]) == len(losses[1]) == 20 and difference < 1e-4
+    one, two_ = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert one.keys() == two_.keys()
+    assert max((one[name] - two_[name]).abs().max().item() for name in one) < 1e-4
+
+
+@pytest.mark.slow
+def test_statistics_of_batch_norm_are_averaged_over_the_processes(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch, torch.distributed as dist, types\n"
+        "from hgnetv2_hf.training.trainer import AverageStatistics\n"
+        "dist.init_process_group('gloo')\n"
+        "model = torch.nn.BatchNorm2d(2)\n"
+        "model.running_mean.fill_(dist.get_rank()); model.running_var.fill_(4.0 * dist.get_rank())\n"
+        "flags = types.SimpleNamespace(should_evaluate=False, should_save=True, should_training_stop=False)\n"
+        "AverageStatistics(types.SimpleNamespace(model=model)).on_step_end(None, None, flags)\n"
+        "assert model.running_mean.tolist() == [0.5, 0.5] and model.running_var.tolist() == [2.0, 2.0]\n"
+    )
+    launch(2, [str(script)], 29533)
+
+
+def test_scripts_of_transformers_run_with_the_package_registered(tiny, tmp_path, capfd):
+    script = tmp_path / "folder" / "script.py"
+    script.parent.mkdir()
+    (script.parent / "beside.py").write_text("NAME = 'beside'\n")
+    script.write_text(
+        "import argparse, sys\nfrom beside import NAME\n"
+        "from transformers import AutoModelForImageClassification\n"
+        "parser = argparse.ArgumentParser()\nparser.add_argument('--model_name_or_path')\nparser.add_argument('--flag', action='store_true')\n"
+        "arguments = parser.parse_args()\n"
+        "model = AutoModelForImageClassification.from_pretrained(arguments.model_name_or_path)\n"
+        "print(__name__, NAME, type(model).__name__, type(model).__module__, arguments.flag)\nsys.exit(3)\n"
+    )
+    command = [sys.executable, "-m", "hgnetv2_hf.cli", "run", str(script), "--model_name_or_path", str(tiny), "--flag"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.stdout.split() == [
+        "__main__",
+        "beside",
+        "PPHGNetV2ForImageClassification",
+        "hgnetv2_hf.modeling_hgnetv2",
+        "True",
+    ]
+    assert run.returncode == 3
+    assert main(["run", str(tmp_path / "nowhere.py")]) == 1
+    assert "no script" in capfd.readouterr().err
+
+
+_EXAMPLE = """
+import sys
+import numpy as np, PIL.Image, torch
+from pathlib import Path
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, Trainer, TrainingArguments
+folder, data, trust = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "True"
+(arguments,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(sys.argv[4:])
+config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust)
+model = AutoModelForImageClassification.from_pretrained(folder, config=config, trust_remote_code=trust)
+files = sorted((data / "train").rglob("*.png"))
+examples = [{"pixel_values": processor(PIL.Image.open(file), return_tensors="pt")["pixel_values"][0],
+             "labels": model.config.label2id[file.parent.name]} for file in files]
+trainer = Trainer(model=model, args=arguments, train_dataset=examples, processing_class=processor)
+trainer.train()
+trainer.save_model()
+"""
+
+
+def test_an_example_script_gives_the_same_weights_through_run_and_through_remote_code(
+    scans, tiny, tmp_path, without_package
+):
+    """In the style of Transformers' `run_image_classification.py`: gradients accumulated and checkpointed."""
+    (tmp_path / "example.py").write_text(_EXAMPLE)
+    flags = ["--max_steps", "4", "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"]
+    flags += [
+        "--use_cpu",
+        "--report_to",
+        "none",
+        "--gradient_checkpointing",
+        "--save_strategy",
+        "no",
+        "--disable_tqdm",
+        "true",
+    ]
+    ours, remote = tmp_path / "ours", tmp_path / "remote"
+    command = [
+        sys.executable,
+        "-m",
+        "hgnetv2_hf.cli",
+        "run",
+        str(tmp_path / "example.py"),
+        str(tiny),
+        str(scans),
+        "False",
+    ]
+    run = subprocess.run([*command, *flags, "--output_dir", str(ours)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    code, out, err = without_package(_EXAMPLE, tiny, scans, "True", *flags, "--output_dir", remote)
+    assert code == 0, err[-2000:]
+    one, other = weights(ours), weights(remote)
+    assert one.keys() == other.keys()
+    assert max((one[name].double() - other[name].double()).abs().max().item() for name in one) < 1e-4
+    assert (remote / "modeling_hgnetv2.py").exists()
+
+
+DIGITS = ["--flip", "0", "--crop-scale", "0.8", "1", "--rand-augment", "none", "--use_cpu", "--disable_tqdm", "true"]
+
+
+@pytest.mark.slow
+def test_digits_from_scratch_reach_99_per_cent(tmp_path):
+    pytest.importorskip("timm", reason="comes with the extra [train]")
+    command = ["train", "digits", "--model", "digits", "--from-scratch", "--image-size", "64", "--ema", "0.99"]
+    command += ["--num_train_epochs", "70", "--per_device_train_batch_size", "32", "--learning_rate", "0.05"]
+    assert main([*command, *DIGITS, "--dataloader_num_workers", "0", "--output", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["accuracy"] >= 0.99
+
+
+@pytest.mark.slow
+def test_fine_tuning_beats_training_from_scratch_on_twenty_images_a_class(tmp_path, capsys):
+    command = ["train", "digits", "--model", "digits", "--head", "new", "--classes", "5", "6", "7", "8", "9"]
+    command += [
+        "--images-per-class",
+        "20",
+        "--compare-from-scratch",
+        "--random-erasing",
+        "0",
+        "--num_train_epochs",
+        "40",
+    ]
+    command += ["--per_device_train_batch_size", "32", "--dataloader_num_workers", "0", *DIGITS]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["train_images"] == 100 and metrics["validation_images"] > 250
+    assert metrics["accuracy"] > metrics["from_scratch"]["accuracy"] + 0.1
+    assert "the same from scratch: accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_student_of_b0s_shape_reaches_its_teacher(tmp_path):
+    command = ["train", "digits", "--model", "b0", "--image-size", "32", "--teacher", "digits", "--ema", "0.99"]
+    command += ["--num_train_epochs", "40", "--per_device_train_batch_size", "64", "--learning_rate", "0.1"]
+    assert main([*command, *DIGITS, "--dataloader_num_workers", "0", "--output", str(tmp_path / "out")]) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    teacher = 596 / 599  # what `quickstart` measures for the shipped checkpoint on the same images
+    assert metrics["accuracy"] >= teacher - 0.01

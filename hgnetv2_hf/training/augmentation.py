@@ -10,6 +10,7 @@ resumed run prepares it.
 import contextlib
 import dataclasses
 import hashlib
+import importlib
 import math
 import random
 from typing import Optional
@@ -47,7 +48,7 @@ class Augmentation:
     def __post_init__(self):
         self._rand_augment = self._erase = None
         if self.rand_augment != "none":
-            self._rand_augment = _timm("auto_augment").rand_augment_transform(
+            self._rand_augment = timm("auto_augment").rand_augment_transform(
                 self.rand_augment,
                 {
                     "translate_const": int(min(self.size) * 0.45),
@@ -56,7 +57,7 @@ class Augmentation:
                 },
             )
         if self.random_erasing:
-            self._erase = _timm("random_erasing").RandomErasing(
+            self._erase = timm("random_erasing").RandomErasing(
                 self.random_erasing, min_area=0.02, max_area=1 / 3, min_aspect=0.3, mode="pixel", device="cpu"
             )
         self._mean = np.array(self.image_mean, dtype="float32")
@@ -103,9 +104,8 @@ def _seeded(key):
         torch.default_generator.set_state(states[2])
 
 
-def _timm(module):
-    import importlib
-
+def timm(module):
+    """A module of ``timm.data``. Raises ``ConversionError`` where timm is missing."""
     try:
         return importlib.import_module(f"timm.data.{module}")
     except ImportError as error:

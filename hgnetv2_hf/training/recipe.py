@@ -23,12 +23,14 @@ TRAINING_ARGUMENTS = {
     "dataloader_num_workers": min(8, os.cpu_count() or 1),
     "dataloader_persistent_workers": True,
 }
+# With `--fsdp "full_shard auto_wrap"`: every process loads the weights itself, which works on CPUs too.
+FSDP_CONFIG = {"version": 2, "cpu_ram_efficient_loading": False, "sync_module_states": False}
 WARMUP_EPOCHS = 5
 MOMENTUM = 0.9
 WEIGHT_DECAY = {"sgd": 2e-5, "other": 0.05}
 
-# `sgd`: for 1024 images a step, and scaled with them. PaddleClas trains with 0.5 and says that fine-tuning needs less. Other
-# optimizers: as they are. `tests/compare_optimizers.py` compares them; the README has the figures.
+# `sgd`: for 1024 images a step, and scaled with them; 0.5 is PaddleClas's, which says that fine-tuning needs less. The others
+# are taken as they are. `tests/compare_optimizers.py` compares them: the README has the figures.
 IMAGES_PER_STEP = 1024
 LEARNING_RATES = {
     #        fresh  trained weights

@@ -26,7 +26,7 @@ from ..hub import check_repository, push_folder
 from ..image_processing_hgnetv2 import HGNetV2ImageProcessor
 from ..stochastic_depth import set_drop_path_rate
 from . import recipe
-from .augmentation import Augmentation
+from .augmentation import Augmentation, timm
 from .data import ImageDataset, check_images, collate, load_data, only_classes
 from .distillation import DistillationTrainer
 from .freezing import freeze
@@ -34,7 +34,7 @@ from .moving_average import FILE as MOVING_AVERAGE_FILE
 from .moving_average import KeepMovingAverage, MovingAverage
 from .report import draw_curves, model_card, summary
 from .starting_point import load_starting_point, needs_conversion
-from .trainer import ClassifierTrainer
+from .trainer import ClassifierTrainer, uses_fsdp
 from .work_folder import enter_work_folder, last_checkpoint
 
 
@@ -141,10 +141,12 @@ class _Run:
         if self.given.pop("push_to_hub", False):  # at the end and with the whole folder, so not by `Trainer`
             self.repo_id = self.given.pop("hub_model_id", None) or Path(output_dir).name
             check_repository(self.repo_id)
+        if options.rand_augment != "none" or self._erasing():
+            timm("auto_augment")
         self.args = self._training_arguments()
         self.is_main = self.args.process_index == 0
         self.show = show if self.is_main else lambda line: None
-        if options.ema is not None and (self.args.load_best_model_at_end or _uses_fsdp(self.args)):
+        if options.ema is not None and (self.args.load_best_model_at_end or uses_fsdp(self.args)):
             other = "--load_best_model_at_end" if self.args.load_best_model_at_end else "FSDP"
             raise ConversionError(f"--ema averages the last weights of a whole model; {other} does not go with it.")
 
@@ -154,6 +156,9 @@ class _Run:
             defaults["dataloader_persistent_workers"] = False
         if self.options.teacher is not None:
             defaults["label_smoothing_factor"] = 0.0
+        if self.given.get("fsdp"):
+            os.environ.setdefault("FSDP_VERSION", "2")  # Transformers 4.56 would take the first
+            defaults["fsdp_config"] = dict(recipe.FSDP_CONFIG)
         defaults["weight_decay"] = recipe.weight_decay(self.given.get("optim", defaults["optim"]))
         try:
             return TrainingArguments(output_dir=str(self.work), **{**defaults, **self.given})
@@ -183,8 +188,11 @@ class _Run:
             fresh = self._start(data, teacher, from_scratch=True)
             metrics["from_scratch"] = self._fit(fresh, teacher, data, self.work / "from_scratch", resumes)[1]
         state = None
-        if _uses_fsdp(self.args):  # every process hands over its part
-            state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        if uses_fsdp(self.args):  # every process hands over its part
+            parts = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+            state = {
+                name: part.full_tensor() if hasattr(part, "full_tensor") else part for name, part in parts.items()
+            }
         self._in_main_process(lambda: self._write(trainer, start, metrics, state))
         return Trained(self.output_dir, metrics)
 
@@ -303,6 +311,7 @@ class _Run:
             "exempt_biases_and_lab": options.exempt_biases_and_lab,
             "moving_average": average,
         }
+        trainer = None
         try:
             if teacher is None:
                 trainer = ClassifierTrainer(**common)
@@ -316,8 +325,10 @@ class _Run:
             if checkpoint:
                 self.show(f"continued after {checkpoint}")
             outcome = trainer.train(resume_from_checkpoint=checkpoint)
-        except ValueError as error:
-            raise ConversionError(" ".join(str(error).split())) from error
+        except (ValueError, RuntimeError) as error:
+            if trainer is None or isinstance(error, ValueError):
+                raise ConversionError(" ".join(str(error).split())) from error
+            raise
         figures = trainer.evaluate() if validation is not None else {}
         return trainer, {
             **{name: figures[f"eval_{name}"] for name in ("accuracy", "top5", "loss") if f"eval_{name}" in figures},
@@ -334,24 +345,26 @@ class _Run:
         try:
             if options.freeze_at >= 0 or options.freeze_norm:
                 frozen = freeze(model, options.freeze_at, options.freeze_stem_only, options.freeze_norm)
-                self.show(f"frozen: {frozen.parameters / 1e6:.2f} M parameters, {frozen.batch_norms} batch norms")
+                self.show(f"frozen: {frozen.parameters:,} parameters, {frozen.batch_norms} batch norms")
             if options.drop_path:
                 set_drop_path_rate(model, options.drop_path)
         except ValueError as error:
             raise ConversionError(str(error)) from error
-        if options.channels_last and contains_hgnetv2(model) and not _uses_fsdp(self.args):
+        if options.channels_last and contains_hgnetv2(model) and not uses_fsdp(self.args):
             model.to(memory_format=torch.channels_last)
 
+    def _erasing(self):
+        if self.options.random_erasing is None:
+            return 0.0 if self.options.teacher is not None else Augmentation.random_erasing
+        return self.options.random_erasing
+
     def _augmentation(self, processor):
-        erasing = self.options.random_erasing
-        if erasing is None:
-            erasing = 0.0 if self.options.teacher is not None else Augmentation.random_erasing
         return Augmentation(
             _network_size(processor),
             crop_scale=tuple(self.options.crop_scale),
             flip=self.options.flip,
             rand_augment=self.options.rand_augment,
-            random_erasing=erasing,
+            random_erasing=self._erasing(),
             rescale_factor=processor.rescale_factor,
             image_mean=tuple(processor.image_mean),
             image_std=tuple(processor.image_std),
@@ -480,10 +493,6 @@ def _resize(processor, pixels):
     crop, short = processor.crop_size["height"], processor.size.get("shortest_edge", processor.size.get("height"))
     processor.crop_size = {"height": pixels, "width": pixels}
     processor.size = {"shortest_edge": max(pixels, round(pixels * short / crop))}
-
-
-def _uses_fsdp(args):
-    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
 
 
 def _absolute(name):

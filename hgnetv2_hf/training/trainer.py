@@ -2,10 +2,12 @@
 
 import contextlib
 import math
+import os
 
 import torch
 import torch.distributed
 import torch.nn.functional as F
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from transformers import Trainer, TrainerCallback
 
 from .freezing import batch_norms_that_move
@@ -52,6 +54,16 @@ class ClassifierTrainer(Trainer):
         self.add_callback(AverageStatistics(self))
         self.add_callback(Reproduce(self))
 
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        state = self.accelerator.state
+        if uses_fsdp(self.args) and state.distributed_type == DistributedType.MULTI_CPU:
+            # accelerate shards on accelerators only, and would go on with DDP without a word.
+            plugin_options = getattr(self.args, "fsdp_plugin_args", None) or {}
+            state.fsdp_plugin = FullyShardedDataParallelPlugin(**plugin_options)
+            state.distributed_type = DistributedType.FSDP
+            self.is_fsdp_enabled = True
+
     def create_optimizer(self, model=None):
         if self.optimizer is None:
             model = self.model if model is None else model
@@ -73,6 +85,11 @@ class ClassifierTrainer(Trainer):
     def evaluate(self, *args, **kwargs):
         with self.moving_average.applied() if self.moving_average is not None else contextlib.nullcontext():
             return super().evaluate(*args, **kwargs)
+
+
+def uses_fsdp(args):
+    """Whether `TrainingArguments` or `accelerate launch` ask for FSDP."""
+    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
 
 
 def _at_least_float32(logits):
