@@ -126,7 +126,17 @@ def train(
     Raises:
         `ConversionError`: the data, the model or the output do not allow it; said before training starts.
     """
-    return _Run(str(data), str(model), str(output_dir), options or Options(), overwrite, show, training_arguments)()
+    environment = dict(os.environ)
+    try:
+        return _Run(
+            str(data), str(model), str(output_dir), options or Options(), overwrite, show, training_arguments
+        )()
+    finally:  # TrainingArguments leaves its precision and more there, and the next run in this process would take it over
+        for name in [name for name in os.environ if name.startswith(("ACCELERATE_", "FSDP_"))]:
+            if name in environment:
+                os.environ[name] = environment[name]
+            else:
+                del os.environ[name]
 
 
 class _Run:
@@ -189,10 +199,7 @@ class _Run:
             metrics["from_scratch"] = self._fit(fresh, teacher, data, self.work / "from_scratch", resumes)[1]
         state = None
         if uses_fsdp(self.args):  # every process hands over its part
-            parts = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-            state = {
-                name: part.full_tensor() if hasattr(part, "full_tensor") else part for name, part in parts.items()
-            }
+            state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         self._in_main_process(lambda: self._write(trainer, start, metrics, state))
         return Trained(self.output_dir, metrics)
 

@@ -7,6 +7,7 @@ import os
 import torch
 import torch.distributed
 import torch.nn.functional as F
+from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from transformers import Trainer, TrainerCallback
 
@@ -61,7 +62,7 @@ class ClassifierTrainer(Trainer):
             # accelerate shards on accelerators only, and would go on with DDP without a word.
             plugin_options = getattr(self.args, "fsdp_plugin_args", None) or {}
             state.fsdp_plugin = FullyShardedDataParallelPlugin(**plugin_options)
-            state.distributed_type = DistributedType.FSDP
+            PartialState().distributed_type = state.distributed_type = DistributedType.FSDP
             self.is_fsdp_enabled = True
 
     def create_optimizer(self, model=None):
