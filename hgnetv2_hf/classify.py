@@ -2,10 +2,13 @@
 
 Rows are first appended to a journal beside the output, one JSON line each, and become the table when the last one is there.
 An interrupted run leaves the journal, and the next run with the same model and options continues after its last whole line.
+
+Under ``torchrun`` or ``accelerate launch`` every process takes each n-th file and has a journal; the first one joins them.
 """
 
 import contextlib
 import csv
+import datetime
 import glob
 import hashlib
 import importlib.util
@@ -19,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForImageClassification
 from transformers.image_utils import load_image
@@ -35,6 +39,7 @@ from .optimize import optimize_for_inference
 TABLES = (".csv", ".jsonl", ".parquet")
 _BATCHES_AHEAD = 3
 _PARQUET_ROWS = 10_000
+_PATIENCE = datetime.timedelta(days=30)  # for slower processes
 
 
 def classify(
@@ -64,13 +69,21 @@ def classify(
         `ConversionError`: no images, no classifier, or the output cannot be written. An image that cannot be read is no
             error: its row says why.
     """
+    processes = _processes()
     _check_output(output, overwrite)
-    total = sum(1 for _ in find_images(paths))
-    network = _load(model, dtype, compile, batch_size)
+    processes.wait_for_everyone()
+
+    def files():
+        """Those of this process."""
+        return itertools.islice(find_images(paths), processes.process_index, None, processes.num_processes)
+
+    total = sum(1 for _ in files())
+    network = _load(model, dtype, compile, batch_size, processes.device)
     run = [os.path.abspath(model), _stamp(model), top_k, dtype]
-    with _journal(output, run) as journal:
-        resumed = _resume(journal, find_images(paths)) if journal else 0
-        remaining = itertools.islice(find_images(paths), resumed, None)
+    with _journals(output, run, processes) as journals:
+        journal = journals[processes.process_index] if journals else None
+        resumed = _resume(journal, files()) if journal else 0
+        remaining = itertools.islice(files(), resumed, None)
         unreadable, start = 0, time.perf_counter()
         with tqdm(total=total, initial=resumed, desc="classify", unit="image", mininterval=0.5) as progress:
             for rows in _rows(remaining, network, top_k, batch_size, workers or os.cpu_count() or 1):
@@ -83,15 +96,22 @@ def classify(
                         progress.write(_line(row))
                 progress.update(len(rows))
         speed = (total - resumed) / (time.perf_counter() - start)
-        if journal:
-            unreadable = _write_table(journal, Path(output), top_k)
-    if output is not None:
+        processes.wait_for_everyone()
+        if journal and processes.is_main_process:
+            total, unreadable = _write_table(journals, Path(output), top_k)
+    if output is not None and processes.is_main_process:
         show(
             f"{total} images -> {output}"
             + (f", {unreadable} of them unreadable" if unreadable else "")
             + (f"; continued after {resumed} rows of an interrupted run" if resumed else "")
         )
     return {"images": total, "unreadable": unreadable, "resumed": resumed, "images_per_second": speed}
+
+
+def _processes():
+    """This process among those of `torchrun` or `accelerate launch`, or alone."""
+    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    return PartialState(cpu=not torch.cuda.is_available(), **({} if alone else {"timeout": _PATIENCE}))
 
 
 def _check_output(output, overwrite):
@@ -125,7 +145,7 @@ class _Network:
         return self._logits(np.moveaxis(np.stack(arrays), -1, 1))
 
 
-def _load(folder, dtype, compile, batch_size):
+def _load(folder, dtype, compile, batch_size, device):
     if is_exported(folder):
         if compile:
             raise ConversionError("An exported model is compiled by its runtime; leave --compile out.")
@@ -139,7 +159,7 @@ def _load(folder, dtype, compile, batch_size):
             raise ConversionError(f"{folder} is no image classifier.")
         model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
         processor = load_image_processor(folder)
-        model = _fastest(model.to("cuda" if torch.cuda.is_available() else "cpu"), getattr(torch, dtype), compile)
+        model = _fastest(model.to(device), getattr(torch, dtype), compile)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ConversionError(f"{folder} is no classifier that can be loaded: {sentence(error)[:300]}") from error
 
@@ -209,19 +229,20 @@ def _stamp(folder):
 
 
 @contextlib.contextmanager
-def _journal(output, run):
-    """The journal of this output and run, open at its end; removed when the block ends without an error."""
+def _journals(output, run, processes):
+    """The journals of this output and run, one per process, open at their ends; removed when the block ends without an error."""
     if output is None:
         yield None
         return
-    key = hashlib.sha256(json.dumps(run).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([*run, processes.num_processes]).encode()).hexdigest()[:12]
     output = Path(output).absolute()
-    path = output.with_name(f".{output.name}.{key}.partial.jsonl")
+    names = [f".{output.name}.{key}.{index}.partial.jsonl" for index in range(processes.num_processes)]
     try:
-        with open(path, "a+", encoding="utf-8") as file:
-            yield file
-        for journal in output.parent.glob(f".{glob.escape(output.name)}.*.partial.jsonl"):
-            journal.unlink()  # those of other models and options too: the output is there now
+        with contextlib.ExitStack() as stack:
+            yield [stack.enter_context(open(output.with_name(name), "a+", encoding="utf-8")) for name in names]
+        if processes.is_main_process:
+            for journal in output.parent.glob(f".{glob.escape(output.name)}.*.partial.jsonl"):
+                journal.unlink()  # those of other models and options too: the output is there now
     except OSError as error:
         raise ConversionError(f"Cannot write {output}: {error.strerror or error}.") from error
 
@@ -242,18 +263,21 @@ def _resume(journal, files):
     return rows
 
 
-def _write_table(journal, output, top_k):
-    """Turns the journal into the table; returns the number of unreadable images."""
+def _write_table(journals, output, top_k):
+    """Turns the journals into the table, in the order of the files; returns the number of images and of unreadable ones."""
     columns = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("label", "score")]
     columns = ["image", *columns, "error"]
-    unreadable = 0
+    count = unreadable = 0
 
     def rows():
-        nonlocal unreadable
-        journal.seek(0)
-        for line in journal:
+        nonlocal count, unreadable
+        for journal in journals:
+            journal.seek(0)
+        for journal in itertools.cycle(journals):
+            if not (line := journal.readline()):
+                return  # files were dealt out in turn, so the first journal to end ends all
             row = json.loads(line)
-            unreadable += row["error"] is not None
+            count, unreadable = count + 1, unreadable + (row["error"] is not None)
             flat = {"image": row["image"], "error": row["error"]}
             for rank, each in enumerate(row["labels"], 1):
                 flat[f"label_{rank}"], flat[f"score_{rank}"] = each["label"], each["score"]
@@ -261,7 +285,7 @@ def _write_table(journal, output, top_k):
 
     with atomic_file(output) as partial:
         _WRITERS[output.suffix](rows(), columns, partial)
-    return unreadable
+    return count, unreadable
 
 
 def _write_csv(rows, columns, path):

@@ -267,13 +267,24 @@ def _add_benchmark(commands):
         help="instead, time the conversion of a .pdparams file and its peak memory",
     )
 
+    parser.add_argument(
+        "--training", action="store_true", help="instead, time training steps and measure the memory they add"
+    )
+
 
 def _run_benchmark(arguments):
     from .benchmark import benchmark, benchmark_conversion, check_plot, plot, table
-    from .conversion.folder import atomic_file
 
     if arguments.conversion:
         print(benchmark_conversion(arguments.variant))
+        return
+    if arguments.training:
+        from . import benchmark_training
+
+        sizes = arguments.batch_size, arguments.image_size, arguments.rounds
+        result = benchmark_training.benchmark_training(arguments.variant, *sizes)
+        print(benchmark_training.table(result))
+        _write_json(result, arguments.json)
         return
     if arguments.plot:
         check_plot(arguments.plot)
@@ -288,8 +299,14 @@ def _run_benchmark(arguments):
     print(table(result))
     if arguments.plot:
         plot(result, arguments.plot)
-    if arguments.json:
-        with atomic_file(arguments.json) as partial:
+    _write_json(result, arguments.json)
+
+
+def _write_json(result, path):
+    from .conversion.folder import atomic_file
+
+    if path:
+        with atomic_file(path) as partial:
             partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
@@ -335,6 +352,7 @@ def _add_train(commands):
     )
     for name in ("image-column", "label-column", "config-name"):
         parser.add_argument(f"--{name}", metavar="NAME", help="of a data set of `datasets`")
+    parser.add_argument("--streaming", action="store_true", help="read such a data set as a stream; needs --max_steps")
     parser.add_argument("--no-check", dest="check", action="store_false", help="do not decode every image beforehand")
     parser.add_argument("--crop-scale", type=float, nargs=2, metavar=("MIN", "MAX"), help="default: 0.08 1")
     parser.add_argument("--flip", type=float, metavar="P", help="probability of a horizontal flip (default: 0.5)")

@@ -123,6 +123,29 @@ def test_an_interrupted_run_continues_where_it_stopped(model, images, tmp_path):
     ]
 
 
+def test_processes_share_the_files_and_each_continues_its_part(model, images, tmp_path):
+    classify([str(images)], model, tmp_path / "whole.csv", show=str)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29541"]
+    command += ["-m", "hgnetv2_hf.cli", "classify", str(images), "--model", str(model), "--workers", "1"]
+    command += ["--output", str(tmp_path / "out.csv"), "--batch-size", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, PIL.Image\nopen_ = PIL.Image.open\n"
+        "PIL.Image.open = lambda f, *a, **k: os._exit(9) if '030' in str(f) else open_(f, *a, **k)\n"
+    )
+    killed = subprocess.run(command, env=environment, capture_output=True, timeout=200)
+    assert killed.returncode != 0 and not (tmp_path / "out.csv").exists()
+    assert len(list(tmp_path.glob(".out.csv.*.partial.jsonl"))) == 2
+    (tmp_path / "sitecustomize.py").unlink()
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert "61 images" in finished.stdout, finished.stderr[-2000:]
+    one, other = rows(tmp_path / "out.csv"), rows(tmp_path / "whole.csv")
+    assert [(row["image"], row["label_1"], row["error"]) for row in one] == [
+        (row["image"], row["label_1"], row["error"]) for row in other
+    ]
+    assert not list(tmp_path.glob(".out.csv.*"))
+
+
 def test_another_model_or_other_files_start_anew(model, images, tmp_path):
     (tmp_path / ".out.csv.000000000000.partial.jsonl").write_text('{"image": "x", "labels": [], "error": null}\n')
     result = classify([str(images)], model, tmp_path / "out.csv", show=str)

@@ -322,6 +322,31 @@ def test_data_sets_of_the_library_are_taken_by_name_or_folder(scans, tiny, tmp_p
     assert one.metrics["accuracy"] == other.metrics["accuracy"]
 
 
+def test_streams_are_read_without_a_length(scans, tiny, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="comes with the extra [train]")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("3210"))})
+    (tmp_path / "data").mkdir()
+    for part, name in (("train", "train"), ("val", "validation")):
+        files = sorted((scans / part).rglob("*.png"))
+        rows = {
+            "image": [{"bytes": file.read_bytes(), "path": None} for file in files],
+            "label": [3 - int(file.parent.name) for file in files],
+        }
+        rows["image"][5]["bytes"] = b"no image"
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "data" / f"{name}.parquet")
+    options = Options(**NO_AUGMENTATION, streaming=True)
+    result = quick(
+        tmp_path / "data", tiny, tmp_path / "out", options, max_steps=20, eval_strategy="no", save_strategy="no"
+    )
+    assert result.metrics["steps"] == 20 and result.metrics["train_images"] is None
+    assert result.metrics["skipped"][-1] == "1 of a stream" and 0 <= result.metrics["accuracy"] <= 1
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.id2label[0] == "0"
+    with pytest.raises(ConversionError, match="--max_steps"):
+        quick(tmp_path / "data", tiny, tmp_path / "no", options)
+    with pytest.raises(ConversionError, match="only those are streamed"):
+        quick(scans, tiny, tmp_path / "no", options, max_steps=1)
+
+
 def test_any_transformers_classifier_trains(scans, tmp_path):
     config = transformers.ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], id2label=dict(enumerate("0123"))

@@ -6,12 +6,13 @@ An image folder is either ``DATA/train/CLASS/…`` with ``DATA/val/CLASS/…`` (
 
 import dataclasses
 import io
+import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 import PIL.Image
@@ -24,6 +25,7 @@ from ..image_processing_hgnetv2 import to_rgb
 
 
 VALIDATION_NAMES = ("val", "validation", "valid", "test")
+_SHUFFLE_BUFFER = 10_000  # images of a stream
 _DATASETS_FILES = (".parquet", ".arrow", "dataset_dict.json", "state.json", ".py")
 
 
@@ -36,6 +38,10 @@ class Split:
 
     def __len__(self):
         return len(self.images)
+
+    def renumber(self, order):
+        if self.labels is not None:
+            self.labels = [order[label] for label in self.labels]
 
     def select(self, indices):
         labels = None if self.labels is None else [self.labels[index] for index in indices]
@@ -64,8 +70,8 @@ class Data:
             raise ConversionError(f"The model does not know these classes of {self.title}: {', '.join(unknown[:5])}.")
         order = [classes.index(name) for name in self.classes]
         for split in (self.train, self.validation):
-            if split is not None and split.labels is not None:
-                split.labels = [order[label] for label in split.labels]
+            if split is not None:
+                split.renumber(order)
         self.classes = classes
 
 
@@ -115,6 +121,39 @@ class _Column(Sequence):
         return self.dataset[int(index)][self.column].get("path") or f"image {index}"
 
 
+@dataclasses.dataclass
+class Stream:
+    """A data set of the ``datasets`` library that is read from front to back and never as a whole."""
+
+    dataset: Any  # `datasets.IterableDataset`
+    image_column: str
+    label_column: str
+    label_index: dict  # from what the label column holds to the index of the class
+    unreadable: torch.Tensor = dataclasses.field(
+        default_factory=lambda: torch.zeros((), dtype=torch.int64).share_memory_()
+    )
+
+    def renumber(self, order):
+        self.label_index = {value: order[index] for value, index in self.label_index.items()}
+
+    def rows(self, epoch):
+        """(image, index of its class) pairs of an epoch, a worker's share of them; images that cannot be read are counted."""
+        dataset, worker = self.dataset, torch.utils.data.get_worker_info()
+        dataset.set_epoch(epoch)
+        if worker is not None and dataset.num_shards >= worker.num_workers:
+            dataset = dataset.shard(worker.num_workers, worker.id)
+        elif worker is not None and worker.id > 0:
+            return
+        for row in dataset:
+            try:
+                image = decode(row[self.image_column])
+            except UNREADABLE:
+                self.unreadable += 1
+                continue
+            if row[self.label_column] in self.label_index:  # -1: the test splits of many data sets
+                yield image, self.label_index[row[self.label_column]]
+
+
 class _Selection(Sequence):
     def __init__(self, images, indices):
         self.images, self.indices = images, np.asarray(indices, dtype="int64")
@@ -142,8 +181,9 @@ def _open(file):
 
 
 def load_data(
-    source, validation_fraction=0.1, seed=0, needs_labels=True, image_column=None, label_column=None, config_name=None
-):
+    source, validation_fraction=0.1, seed=0, needs_labels=True, image_column=None, label_column=None, config_name=None,
+    streaming=False,
+):  # fmt: skip
     """
     Args:
         source (`str`): an image folder, the name or folder of a data set of the `datasets` library, or `"digits"`.
@@ -151,6 +191,7 @@ def load_data(
         seed (`int`): decides what is held out.
         needs_labels (`bool`, defaults to `True`): `False` takes images without classes too.
         image_column, label_column, config_name (`str`, *optional*): of a data set of the `datasets` library.
+        streaming (`bool`, defaults to `False`): read such a data set as a stream, shuffled in a buffer.
 
     Returns:
         [`Data`]
@@ -163,7 +204,11 @@ def load_data(
     elif os.path.isdir(source) and not _holds_datasets_files(source):
         data = _image_folder(Path(source), needs_labels)
     else:
-        data = _datasets(source, image_column, label_column, config_name)
+        data = _datasets(source, image_column, label_column, config_name, streaming, seed)
+        if streaming:
+            return data
+    if streaming:
+        raise ConversionError(f"{source} is no data set of the `datasets` library, and only those are streamed.")
     if data.validation is None and validation_fraction:
         _hold_out(data, validation_fraction, seed)
     _check_classes(data)
@@ -234,7 +279,7 @@ def _labelled_files(folder, classes, may_lack_classes=False):
     return Split(ImageFiles(paths), labels)
 
 
-def _datasets(source, image_column, label_column, config_name):
+def _datasets(source, image_column, label_column, config_name, streaming, seed):
     try:
         import datasets
     except ImportError as error:
@@ -242,7 +287,7 @@ def _datasets(source, image_column, label_column, config_name):
             f'There is no folder {source}; data sets by name need the library: pip install "hgnetv2-hf[train]".'
         ) from error
     try:
-        loaded = datasets.load_dataset(str(source), config_name)
+        loaded = datasets.load_dataset(str(source), config_name, streaming=streaming)
     except Exception as error:  # a script, a network and a dozen file formats stand behind this call
         raise ConversionError(f"{source} is no image folder and no data set: {sentence(error)[:300]}") from error
     if "train" not in loaded:
@@ -255,12 +300,23 @@ def _datasets(source, image_column, label_column, config_name):
             raise ConversionError(f"{source} has no column {column}; it has {', '.join(features)}.")
     loaded = loaded.cast_column(image_column, datasets.Image(decode=False))
     names = getattr(features[label_column], "names", None)
+    if names is None and streaming:
+        raise ConversionError(
+            f"The classes of {source} have no names (column {label_column}), which a stream cannot collect."
+        )
     if names is None:
         values = sorted({value for split in loaded.values() for value in split[label_column]})
         names, index = [str(value) for value in values], {value: position for position, value in enumerate(values)}
     else:
         index = {position: position for position in range(len(names))}
     held_out = next((name for name in VALIDATION_NAMES if name in loaded), None)
+
+    if streaming:
+        train, *held = (
+            Stream(loaded[name], image_column, label_column, dict(index)) for name in ("train", held_out) if name
+        )
+        train.dataset = train.dataset.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER)
+        return Data(str(source), train, held[0] if held else None, names, f"the split {held_out}")
 
     def split(name):
         labels = [index.get(value, -1) for value in loaded[name][label_column]]
@@ -405,6 +461,20 @@ class ImageDataset(torch.utils.data.Dataset):
         if self.split.labels is not None:
             example["labels"] = self.split.labels[index]
         return example
+
+
+class StreamDataset(torch.utils.data.IterableDataset):
+    """The examples of a [`Stream`]: again and again for training, once for an evaluation."""
+
+    def __init__(self, stream, transform, seed=0, repeats=False, labelled=True):
+        self.stream, self.transform, self.seed = stream, transform, seed
+        self.repeats, self.labelled = repeats, labelled
+
+    def __iter__(self):
+        for epoch in itertools.count() if self.repeats else (0,):
+            for index, (image, label) in enumerate(self.stream.rows(epoch)):
+                example = {"pixel_values": self.transform(image, (self.seed, epoch, index))}
+                yield {**example, "labels": label} if self.labelled else example
 
 
 def collate(examples):

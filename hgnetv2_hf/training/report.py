@@ -78,7 +78,7 @@ def model_card(metrics, start, where):
             "",
             f"# {title}",
             "",
-            f"Trained with hgnetv2_hf on {metrics['data']} ({metrics['train_images']} images, {metrics['classes']} classes): "
+            f"Trained with hgnetv2_hf on {metrics['data']} ({metrics['train_images'] or 'a stream of'} images, {metrics['classes']} classes): "
             f"{_figures(metrics)}.{skipped}",
             "",
             *(f"- {note}" for note in start.notes),

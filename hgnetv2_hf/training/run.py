@@ -27,7 +27,7 @@ from ..image_processing_hgnetv2 import HGNetV2ImageProcessor
 from ..stochastic_depth import set_drop_path_rate
 from . import recipe
 from .augmentation import Augmentation, timm
-from .data import ImageDataset, check_images, collate, load_data, only_classes
+from .data import ImageDataset, Stream, StreamDataset, check_images, collate, load_data, only_classes
 from .distillation import DistillationTrainer
 from .freezing import freeze
 from .moving_average import FILE as MOVING_AVERAGE_FILE
@@ -51,10 +51,11 @@ class Options:
         classes (`list[str]`, *optional*), images_per_class (`int`, *optional*): a subset of the data.
         validation_fraction (`float`): held out of each class where the data have no validation part; 0 for none.
         image_column, label_column, config_name (`str`, *optional*): of a data set of the `datasets` library.
+        streaming (`bool`): read such a data set as a stream, for `max_steps` steps; unreadable images are skipped and counted.
         check (`bool`): decode every image once before training, and leave out those that cannot be read.
         crop_scale (`tuple[float, float]`), flip (`float`), rand_augment (`str`), random_erasing (`float`): see [`Augmentation`].
             With a teacher nothing is erased by default, as in PaddleClas's SSLD files.
-        warmup_epochs (`float`): epochs in which the rate rises from 0; at most a quarter of the training.
+        warmup_epochs (`float`): epochs in which the rate rises from 0; at most a quarter of the training; of a stream, a twentieth.
         lr_mult_list, lab_lr_mult, exempt_biases_and_lab: see [`parameter_groups`].
         freeze_at, freeze_stem_only, freeze_norm: see [`freeze`].
         drop_path (`float`): see [`set_drop_path_rate`].
@@ -73,6 +74,7 @@ class Options:
     image_column: Optional[str] = None
     label_column: Optional[str] = None
     config_name: Optional[str] = None
+    streaming: bool = False
     check: bool = True
     crop_scale: tuple[float, float] = (0.08, 1.0)
     flip: float = 0.5
@@ -156,6 +158,10 @@ class _Run:
         self.args = self._training_arguments()
         self.is_main = self.args.process_index == 0
         self.show = show if self.is_main else lambda line: None
+        if options.streaming and self.args.max_steps <= 0:
+            raise ConversionError("A stream has no length: say --max_steps.")
+        if options.streaming and (options.classes or options.images_per_class):
+            raise ConversionError("--classes and --images-per-class need data that are no stream.")
         if options.ema is not None and (self.args.load_best_model_at_end or uses_fsdp(self.args)):
             other = "--load_best_model_at_end" if self.args.load_best_model_at_end else "FSDP"
             raise ConversionError(f"--ema averages the last weights of a whole model; {other} does not go with it.")
@@ -226,7 +232,11 @@ class _Run:
             image_column=options.image_column,
             label_column=options.label_column,
             config_name=options.config_name,
+            streaming=options.streaming,
         )
+        if options.streaming:
+            self.show(f"data: {data.title}: a stream" + (f", {data.held_out} to validate" if data.validation else ""))
+            return data
         if options.classes or options.images_per_class:
             if data.train.labels is None:
                 raise ConversionError("--classes and --images-per-class need images with classes.")
@@ -295,21 +305,20 @@ class _Run:
         self._turn_knobs(start.model)
         args = copy.copy(self.args)
         args.output_dir = str(work)
-        self._schedule(args, len(data.train), start.is_fresh)
+        self._schedule(args, None if options.streaming else len(data.train), start.is_fresh)
         average = MovingAverage(start.model, options.ema) if options.ema is not None else None
         checkpoint = self.given.get("resume_from_checkpoint")
         if resumes and not isinstance(checkpoint, str):
             checkpoint = self._in_main_process(
                 lambda: last_checkpoint(work, (MOVING_AVERAGE_FILE,) if average else ())
             )
-        train_split = dataclasses.replace(data.train, labels=None) if teacher is not None else data.train
-        validation = data.validation
+        train_dataset, eval_dataset = self._datasets(data, start.image_processor, labelled=teacher is None)
         common = {
             "model": start.model,
             "args": args,
             "data_collator": collate,
-            "train_dataset": ImageDataset(train_split, self._augmentation(start.image_processor), args.seed),
-            "eval_dataset": validation and ImageDataset(validation, Preprocessing(start.image_processor)),
+            "train_dataset": train_dataset,
+            "eval_dataset": eval_dataset,
             "processing_class": start.image_processor,
             "compute_metrics": accuracy,
             "preprocess_logits_for_metrics": five_best,
@@ -336,7 +345,7 @@ class _Run:
             if trainer is None or isinstance(error, ValueError):
                 raise ConversionError(" ".join(str(error).split())) from error
             raise
-        figures = trainer.evaluate() if validation is not None else {}
+        figures = trainer.evaluate() if eval_dataset is not None else {}
         return trainer, {
             **{name: figures[f"eval_{name}"] for name in ("accuracy", "top5", "loss") if f"eval_{name}" in figures},
             "train_loss": outcome.training_loss,
@@ -360,6 +369,15 @@ class _Run:
         if options.channels_last and contains_hgnetv2(model) and not uses_fsdp(self.args):
             model.to(memory_format=torch.channels_last)
 
+    def _datasets(self, data, processor, labelled):
+        augmentation, preprocessing = self._augmentation(processor), Preprocessing(processor)
+        if self.options.streaming:
+            train = StreamDataset(data.train, augmentation, self.args.seed, repeats=True, labelled=labelled)
+            return train, data.validation and StreamDataset(data.validation, preprocessing)
+        split = data.train if labelled else dataclasses.replace(data.train, labels=None)
+        train = ImageDataset(split, augmentation, self.args.seed)
+        return train, data.validation and ImageDataset(data.validation, preprocessing)
+
     def _erasing(self):
         if self.options.random_erasing is None:
             return 0.0 if self.options.teacher is not None else Augmentation.random_erasing
@@ -382,15 +400,19 @@ class _Run:
         """What depends on the number of images: steps of warm-up, the rate, and a last batch of one image."""
         batch = args.per_device_train_batch_size * max(1, args.n_gpu) * args.world_size
         per_step = batch * args.gradient_accumulation_steps
-        steps_per_epoch = math.ceil(images / per_step)
-        total = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
+        if images is None:  # a stream
+            total, warmup = args.max_steps, args.max_steps // 20
+        else:
+            steps_per_epoch = math.ceil(images / per_step)
+            total = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
+            warmup = min(round(self.options.warmup_epochs * steps_per_epoch), total // 4)
         if not {"warmup_steps", "warmup_ratio"} & self.given.keys():
-            args.warmup_steps = min(round(self.options.warmup_epochs * steps_per_epoch), total // 4)
+            args.warmup_steps = warmup
         if "learning_rate" not in self.given:
             args.learning_rate = recipe.learning_rate(
                 str(getattr(args.optim, "value", args.optim)), is_fresh, per_step
             )
-        if images > batch and images % batch == 1:
+        if images is not None and images > batch and images % batch == 1:
             args.dataloader_drop_last = True
             self.show("the last image of each epoch is left out: batch norm needs more than one")
         self.show(
@@ -405,10 +427,11 @@ class _Run:
             "model": self.model_name,
             "teacher": self.options.teacher,
             "classes": len(start.classes),
-            "train_images": len(data.train),
-            "validation_images": len(data.validation) if data.validation is not None else 0,
+            "train_images": _count(data.train),
+            "validation_images": _count(data.validation),
             "validation_from": data.held_out,
-            "skipped": data.skipped,
+            "skipped": data.skipped
+            or [f"{each.unreadable} of a stream" for each in (data.train, data.validation) if _skips(each)],
             "options": {
                 name: value for name, value in dataclasses.asdict(self.options).items() if value != defaults[name]
             },
@@ -483,6 +506,15 @@ def _between(student, teacher):
         return None
     scale, shift = own[1] / other[1], (own[0] - other[0]) / other[1]
     return tuple(torch.tensor(each, dtype=torch.float32).view(1, -1, 1, 1) for each in (scale, shift))
+
+
+def _count(split):
+    """The number of images; ``None`` of a stream."""
+    return None if isinstance(split, Stream) else len(split or ())
+
+
+def _skips(split):
+    return isinstance(split, Stream) and split.unreadable > 0
 
 
 def _network_size(processor):
