@@ -50,7 +50,7 @@ def push_folder(folder, repo_id, private=False, create_pr=False):
             lambda: api.upload_folder(
                 folder_path=str(folder),
                 repo_id=repo_id,
-                commit_message=f"Upload {Path(folder).name}, converted with hgnetv2_hf",
+                commit_message=f"Upload {Path(folder).name} with hgnetv2_hf",
                 create_pr=create_pr,
             )
         )

@@ -119,22 +119,25 @@ def without_package(tmp_path_factory):
     return run
 
 
+# A network of a few thousand weights with LAB, light and dense blocks.
+TINY_FIELDS = {
+    "stem_channels": [3, 8, 8],
+    "stage_in_channels": [8, 16, 24, 32],
+    "stage_mid_channels": [8, 8, 8, 8],
+    "stage_out_channels": [16, 24, 32, 40],
+    "stage_num_blocks": [1, 1, 2, 1],
+    "stage_downsample": [False, True, True, True],
+    "stage_light_block": [False, False, True, True],
+    "stage_kernel_size": [3, 3, 5, 5],
+    "stage_numb_of_layers": [2, 2, 2, 2],
+    "hidden_sizes": [16, 24, 32, 40],
+    "use_learnable_affine_block": True,
+}
+
+
 @pytest.fixture
 def tiny_fields():
-    """A network of a few thousand weights with LAB, light and dense blocks."""
-    return {
-        "stem_channels": [3, 8, 8],
-        "stage_in_channels": [8, 16, 24, 32],
-        "stage_mid_channels": [8, 8, 8, 8],
-        "stage_out_channels": [16, 24, 32, 40],
-        "stage_num_blocks": [1, 1, 2, 1],
-        "stage_downsample": [False, True, True, True],
-        "stage_light_block": [False, False, True, True],
-        "stage_kernel_size": [3, 3, 5, 5],
-        "stage_numb_of_layers": [2, 2, 2, 2],
-        "hidden_sizes": [16, 24, 32, 40],
-        "use_learnable_affine_block": True,
-    }
+    return dict(TINY_FIELDS)
 
 
 def golden_input(golden, dtype):

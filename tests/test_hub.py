@@ -141,6 +141,18 @@ def test_a_refused_upload_is_one_sentence_and_the_folder_and_the_repository_stay
     assert hub.repositories == kept
 
 
+def test_train_pushes_the_whole_folder_at_the_end(hub, commands, tmp_path):
+    options = ["--max_steps", "2", "--per_device_train_batch_size", "16", "--use_cpu", "--dataloader_num_workers", "0"]
+    options += ["--rand-augment", "none", "--random-erasing", "0", "--eval_strategy", "no", "--save_strategy", "no"]
+    options += ["--push_to_hub", "--hub_model_id", "somebody/trained", "--hub_private_repo", "true"]
+    target = tmp_path / "trained"
+    assert commands(["train", "digits", "--model", DIGITS, "--output", target, *options]) == [[0, []]]
+    repository = hub.repositories["somebody/trained"]
+    assert repository.private and repository.files == {path.name: path.read_bytes() for path in target.iterdir()}
+    assert {"README.md", "metrics.json", "model.safetensors", *CODE_FILES} <= set(repository.files)
+    assert b'model="somebody/trained"' in repository.files["README.md"]
+
+
 def test_what_cannot_be_pushed_is_refused_before_any_work(tmp_path, monkeypatch):
     with pytest.raises(ConversionError, match="repository name"):
         convert_checkpoint(DIGITS, tmp_path / "out", push_to_hub="a/b/c")

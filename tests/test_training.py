@@ -16,7 +16,7 @@ import PIL.Image
 import pytest
 import torch
 import transformers
-from conftest import randomize
+from conftest import TINY_FIELDS, randomize
 from transformers import AutoModelForImageClassification, pipeline
 
 import hgnetv2_hf
@@ -52,21 +52,9 @@ def scans(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A classifier of a few thousand weights with four classes, and its image processor."""
-    fields = {
-        "stem_channels": [3, 8, 8],
-        "stage_in_channels": [8, 16, 24, 32],
-        "stage_mid_channels": [8, 8, 8, 8],
-        "stage_out_channels": [16, 24, 32, 40],
-        "stage_num_blocks": [1, 1, 2, 1],
-        "stage_downsample": [False, True, True, True],
-        "stage_light_block": [False, False, True, True],
-        "stage_kernel_size": [3, 3, 5, 5],
-        "stage_numb_of_layers": [2, 2, 2, 2],
-        "use_learnable_affine_block": True,
-    }
     folder = tmp_path_factory.mktemp("tiny")
     config = hgnetv2_hf.PPHGNetV2Config(
-        **fields, class_expand=24, id2label=dict(enumerate("0123")), label2id={str(i): i for i in range(4)}
+        **TINY_FIELDS, class_expand=24, id2label=dict(enumerate("0123")), label2id={str(i): i for i in range(4)}
     )
     randomize(hgnetv2_hf.PPHGNetV2ForImageClassification(config)).save_pretrained(folder)
     hgnetv2_hf.HGNetV2ImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder)
@@ -302,7 +290,6 @@ def test_a_part_of_each_class_is_held_out_where_there_is_no_validation(scans, ti
         tmp_path / "none",
         Options(**NO_AUGMENTATION, validation_fraction=0.0),
         max_steps=1,
-        eval_strategy="no",
     )
     assert none.metrics["train_images"] == 48 and "accuracy" not in none.metrics
 

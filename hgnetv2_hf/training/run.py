@@ -283,6 +283,10 @@ class _Run:
             )
         if self.options.image_size is not None:
             _resize(start.image_processor, self.options.image_size)
+        if teacher is not None:
+            made_for, gets = (_network_size(each.image_processor) for each in (teacher, start))
+            if made_for != gets:
+                start.notes.append(f"the teacher is made for {made_for} pixels and gets the student's {gets}")
         data.renumber(start.classes)
         return start
 
@@ -313,6 +317,8 @@ class _Run:
                 lambda: last_checkpoint(work, (MOVING_AVERAGE_FILE,) if average else ())
             )
         train_dataset, eval_dataset = self._datasets(data, start.image_processor, labelled=teacher is None)
+        if eval_dataset is None:
+            args.eval_strategy = "no"
         common = {
             "model": start.model,
             "args": args,
