@@ -209,7 +209,7 @@ def test_bad_data_are_refused_before_training_starts(scans, tiny, tmp_path, caps
         assert message in error, error
         assert not (tmp_path / "out").exists() and not (tmp_path / "out.training").exists()
 
-    refuse(tmp_path / "nowhere", "no image folder and no data set")
+    refuse(tmp_path / "nowhere", "is no image folder")
     (tmp_path / "empty").mkdir()
     refuse(tmp_path / "empty", "one per class")
     shutil.copytree(scans, tmp_path / "lacking")

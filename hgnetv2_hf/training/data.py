@@ -284,7 +284,7 @@ def _datasets(source, image_column, label_column, config_name, streaming, seed):
         import datasets
     except ImportError as error:
         raise ConversionError(
-            f'There is no folder {source}; data sets by name need the library: pip install "hgnetv2-hf[train]".'
+            f'{source} is no image folder, and data sets by name need the library: pip install "hgnetv2-hf[train]".'
         ) from error
     try:
         loaded = datasets.load_dataset(str(source), config_name, streaming=streaming)
