@@ -25,6 +25,7 @@ from ..image_processing_hgnetv2 import to_rgb
 
 
 VALIDATION_NAMES = ("val", "validation", "valid", "test")
+_CHECKED_AT_ONCE = 1024  # images
 _SHUFFLE_BUFFER = 10_000  # images of a stream
 _DATASETS_FILES = (".parquet", ".arrow", "dataset_dict.json", "state.json", ".py")
 
@@ -428,11 +429,17 @@ def unreadable(images, title, workers=None):
             return sentence(error)
         return None
 
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        reasons = tqdm(
-            pool.map(reason, range(len(images))), total=len(images), desc=title, unit="image", mininterval=1
-        )
-        return {index: reason for index, reason in enumerate(reasons) if reason is not None}
+    found = {}
+    with (
+        ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool,
+        tqdm(total=len(images), desc=title, unit="image", mininterval=1) as progress,
+    ):
+        for start in range(0, len(images), _CHECKED_AT_ONCE):
+            indices = range(start, min(start + _CHECKED_AT_ONCE, len(images)))
+            found.update(zip(indices, pool.map(reason, indices)))
+            found = {index: text for index, text in found.items() if text is not None}
+            progress.update(len(indices))
+    return found
 
 
 class ImageDataset(torch.utils.data.Dataset):

@@ -310,7 +310,9 @@ class _Run:
         args = copy.copy(self.args)
         args.output_dir = str(work)
         self._schedule(args, None if options.streaming else len(data.train), start.is_fresh)
-        average = MovingAverage(start.model, options.ema) if options.ema is not None else None
+        average = None
+        if options.ema is not None:
+            average = MovingAverage(start.model.to(args.device), options.ema)
         checkpoint = self.given.get("resume_from_checkpoint")
         if resumes and not isinstance(checkpoint, str):
             checkpoint = self._in_main_process(
@@ -396,10 +398,7 @@ class _Run:
             flip=self.options.flip,
             rand_augment=self.options.rand_augment,
             random_erasing=self._erasing(),
-            rescale_factor=processor.rescale_factor,
-            image_mean=tuple(processor.image_mean),
-            image_std=tuple(processor.image_std),
-            resample=int(processor.resample),
+            **_normalisation(processor),
         )
 
     def _schedule(self, args, images, is_fresh):
@@ -441,7 +440,12 @@ class _Run:
             "options": {
                 name: value for name, value in dataclasses.asdict(self.options).items() if value != defaults[name]
             },
-            "training_arguments": {**recipe.TRAINING_ARGUMENTS, **self.given},
+            "training_arguments": {
+                **recipe.TRAINING_ARGUMENTS,
+                "weight_decay": self.args.weight_decay,
+                "seed": self.args.seed,
+                **self.given,
+            },
         }
 
     def _write(self, trainer, start, metrics, state):
@@ -499,18 +503,27 @@ def _answers(teacher, split, args):
     return torch.cat(answers).tolist()
 
 
+def _normalisation(processor):
+    """How an image processor of any model interpolates, scales and normalises; what it does not do leaves pixels as they are."""
+    does_normalise, does_rescale = (getattr(processor, f"do_{what}", True) for what in ("normalize", "rescale"))
+    resample = getattr(processor, "resample", None)
+    return {
+        "rescale_factor": processor.rescale_factor if does_rescale else 1.0,
+        "image_mean": tuple(processor.image_mean) if does_normalise else (0.0, 0.0, 0.0),
+        "image_std": tuple(processor.image_std) if does_normalise else (1.0, 1.0, 1.0),
+        "resample": int(Augmentation.resample if resample is None else resample),
+    }
+
+
 def _between(student, teacher):
     """Scale and shift from the student's normalised pixels to the teacher's; ``None`` where they are the same."""
-    own, other = (
-        [
-            np.array(each, dtype="float64") / processor.rescale_factor
-            for each in (processor.image_mean, processor.image_std)
-        ]
-        for processor in (student, teacher)
+    (mean, std), (other_mean, other_std) = (
+        [np.array(values[name]) / values["rescale_factor"] for name in ("image_mean", "image_std")]
+        for values in map(_normalisation, (student, teacher))
     )
-    if np.allclose(own, other):
+    if np.allclose(mean, other_mean) and np.allclose(std, other_std):
         return None
-    scale, shift = own[1] / other[1], (own[0] - other[0]) / other[1]
+    scale, shift = std / other_std, (mean - other_mean) / other_std
     return tuple(torch.tensor(each, dtype=torch.float32).view(1, -1, 1, 1) for each in (scale, shift))
 
 
