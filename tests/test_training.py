@@ -686,7 +686,7 @@ def test_fine_tuning_beats_training_from_scratch_on_twenty_images_a_class(tmp_pa
 @pytest.mark.slow
 def test_a_student_of_b0s_shape_reaches_its_teacher(tmp_path):
     command = ["train", "digits", "--model", "b0", "--image-size", "32", "--teacher", "digits", "--ema", "0.99"]
-    command += ["--num_train_epochs", "40", "--per_device_train_batch_size", "64", "--learning_rate", "0.1"]
+    command += ["--num_train_epochs", "30", "--per_device_train_batch_size", "64", "--learning_rate", "0.1"]
     assert main([*command, *DIGITS, "--dataloader_num_workers", "0", "--output", str(tmp_path / "out")]) == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     teacher = 596 / 599  # what `quickstart` measures for the shipped checkpoint on the same images

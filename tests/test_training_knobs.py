@@ -237,6 +237,20 @@ def test_frozen_batch_norm_computes_as_in_evaluation_and_saves_as_ever(tiny_fiel
         freeze(nn.Linear(1, 1), 0)
 
 
+def test_synchronised_batch_norm_keeps_epsilon_groups_and_can_be_frozen(tiny_fields):
+    """Only GPUs compute with it; what surrounds it can be seen anywhere."""
+    model = small(tiny_fields).eval()
+    names = [group["name"] for group in parameter_groups(model, 1.0)]
+    pixel_values = torch.randn(2, 3, 64, 64)
+    expected = model(pixel_values).logits
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    norms = [module for module in model.modules() if isinstance(module, nn.SyncBatchNorm)]
+    assert {norm.eps for norm in norms} == {model.config.batch_norm_eps}
+    assert [group["name"] for group in parameter_groups(model, 1.0)] == names
+    assert freeze(model, freeze_norm=True).batch_norms == len(norms) > 20
+    assert torch.equal(model.train()(pixel_values).logits, expected)
+
+
 def test_the_moving_average_is_that_of_paddleclas(tiny_fields):
     model = small(tiny_fields).train()
     average = MovingAverage(model, decay=0.75)

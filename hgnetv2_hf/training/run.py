@@ -61,6 +61,7 @@ class Options:
         drop_path (`float`): see [`set_drop_path_rate`].
         ema (`float`, *optional*): decay of the moving average whose weights are evaluated and saved.
         teacher (`str`, *optional*): a classifier to learn from; distillation_loss (`"ce"` or `"kl"`): see [`DistillationTrainer`].
+        sync_batch_norm (`bool`): common batch statistics of all processes, where they are on GPUs and use DDP.
         channels_last (`bool`): memory format of weights and images of an HGNetV2; not with FSDP.
     """
 
@@ -91,6 +92,7 @@ class Options:
     ema: Optional[float] = None
     teacher: Optional[str] = None
     distillation_loss: str = "ce"
+    sync_batch_norm: bool = True
     channels_last: bool = True
 
 
@@ -365,7 +367,9 @@ class _Run:
         }
 
     def _turn_knobs(self, model):
-        options = self.options
+        options, args = self.options, self.args
+        if options.sync_batch_norm and args.world_size > 1 and args.device.type == "cuda" and not uses_fsdp(args):
+            torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # before freezing, which takes either kind
         try:
             if options.freeze_at >= 0 or options.freeze_norm:
                 frozen = freeze(model, options.freeze_at, options.freeze_stem_only, options.freeze_norm)
@@ -374,7 +378,7 @@ class _Run:
                 set_drop_path_rate(model, options.drop_path)
         except ValueError as error:
             raise ConversionError(str(error)) from error
-        if options.channels_last and contains_hgnetv2(model) and not uses_fsdp(self.args):
+        if options.channels_last and contains_hgnetv2(model) and not uses_fsdp(args):
             model.to(memory_format=torch.channels_last)
 
     def _datasets(self, data, processor, labelled):
