@@ -254,6 +254,29 @@ def test_unreadable_images_are_skipped_and_counted(scans, tiny, tmp_path, capsys
         quick(tmp_path / "data", tiny, tmp_path / "out2", Options(**NO_AUGMENTATION, check=False), num_train_epochs=1)
 
 
+def test_a_loss_that_is_no_number_ends_the_training(scans, tiny, tmp_path):
+    model = AutoModelForImageClassification.from_pretrained(tiny)
+    with torch.no_grad():
+        model.last_conv.weight[0] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    hgnetv2_hf.HGNetV2ImageProcessor.from_pretrained(tiny).save_pretrained(tmp_path / "broken")
+    with pytest.raises(ConversionError, match="training loss is nan after step 1"):
+        quick(scans, tmp_path / "broken", tmp_path / "out", num_train_epochs=1, logging_steps=1)
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.training").exists()
+
+
+def test_a_full_disk_gets_one_sentence_and_nothing_half_written(scans, tiny, tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise RuntimeError(
+            "[enforce fail at inline_container.cc:783] PytorchStreamWriter failed writing file data/2: file write failed"
+        )
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(ConversionError, match="Cannot write a checkpoint into .*out.training"):
+        quick(scans, tiny, tmp_path / "out", num_train_epochs=1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_last_layer_follows_the_labels(scans, tiny, tmp_path):
     kept = quick(scans, tiny, tmp_path / "kept", max_steps=1, learning_rate=0.0)
     assert kept.metrics["classes"] == 4

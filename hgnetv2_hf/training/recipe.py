@@ -18,6 +18,7 @@ TRAINING_ARGUMENTS = {
     "save_total_limit": 2,
     "metric_for_best_model": "accuracy",
     "logging_steps": 0.005,
+    "logging_nan_inf_filter": False,
     "report_to": "none",
     "remove_unused_columns": False,
     "dataloader_num_workers": min(8, os.cpu_count() or 1),

@@ -16,6 +16,7 @@ from typing import Any, Optional
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from transformers import TrainingArguments, set_seed
 
 from ..conversion import convert_checkpoint
@@ -351,10 +352,13 @@ class _Run:
             if checkpoint:
                 self.show(f"continued after {checkpoint}")
             outcome = trainer.train(resume_from_checkpoint=checkpoint)
-        except (ValueError, RuntimeError) as error:
-            if trainer is None or isinstance(error, ValueError):
-                raise ConversionError(" ".join(str(error).split())) from error
-            raise
+        except (ValueError, RuntimeError, SafetensorError) as error:
+            message = " ".join(str(error).split())
+            if isinstance(error, SafetensorError) or "PytorchStreamWriter" in message:
+                message = f"Cannot write a checkpoint into {work}: {message[:200]}"
+            elif trainer is not None and not isinstance(error, ValueError):
+                raise
+            raise ConversionError(message) from error
         figures = trainer.evaluate() if eval_dataset is not None else {}
         return trainer, {
             **{name: figures[f"eval_{name}"] for name in ("accuracy", "top5", "loss") if f"eval_{name}" in figures},

@@ -11,6 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from transformers import Trainer, TrainerCallback
 
+from ..conversion.errors import ConversionError
 from .freezing import batch_norms_that_move
 from .parameter_groups import LAB_RATE, parameter_groups
 from .recipe import MOMENTUM
@@ -54,6 +55,7 @@ class ClassifierTrainer(Trainer):
         )
         self.add_callback(AverageStatistics(self))
         self.add_callback(Reproduce(self))
+        self.add_callback(StopAtNaN())
 
     def create_accelerator_and_postprocess(self):
         super().create_accelerator_and_postprocess()
@@ -141,3 +143,14 @@ class Reproduce(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         torch.manual_seed(hash((args.seed, args.process_index, state.global_step)) % 2**63)
+
+
+class StopAtNaN(TrainerCallback):
+    """Ends a training whose loss is no longer a number, where `Trainer` would go on."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not math.isfinite((logs or {}).get("loss", 0.0)):
+            raise ConversionError(
+                f"The training loss is {logs['loss']} after step {state.global_step}: lower the learning rate, or look for NaN in "
+                "the weights it started from."
+            )
