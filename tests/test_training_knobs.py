@@ -230,7 +230,7 @@ def test_frozen_batch_norm_computes_as_in_evaluation_and_saves_as_ever(tiny_fiel
     assert torch.equal(model.train()(pixel_values).logits, expected)
     model.save_pretrained(tmp_path)
     again = PPHGNetV2ForImageClassification.from_pretrained(tmp_path).eval()
-    assert torch.equal(again(pixel_values).logits, expected)
+    assert relative_difference(again(pixel_values).logits.detach(), expected.detach()) < 1e-5
     optimised = hgnetv2_hf.optimize_for_inference(model.eval())
     assert relative_difference(optimised(pixel_values).logits, expected.detach()) < 1e-5
     with pytest.raises(ValueError, match="no HGNetV2"):
