@@ -1,5 +1,6 @@
 """Every difference between Transformers 4.56 and 5.x that this package has to know, and nothing else."""
 
+import os
 import sys
 
 from transformers.configuration_utils import PretrainedConfig
@@ -109,3 +110,13 @@ def image_processors_kept_on_pil(module):
         if hasattr(module, name):
             return getattr(module, name)
     return None
+
+
+def choose_fsdp2():
+    """Sharding in its second form, which 4.56 takes from the environment only."""
+    os.environ.setdefault("FSDP_VERSION", "2")
+
+
+def fsdp_plugin_options(training_arguments):
+    """The arguments of accelerate's FSDP plugin; 4.56 puts them into the environment, where the plugin finds them."""
+    return getattr(training_arguments, "fsdp_plugin_args", None) or {}

@@ -19,6 +19,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from transformers import TrainingArguments, set_seed
 
+from ..compat import choose_fsdp2
 from ..conversion import convert_checkpoint
 from ..conversion.errors import ConversionError
 from ..conversion.folder import atomic_folder, check_target
@@ -176,7 +177,7 @@ class _Run:
         if self.options.teacher is not None:
             defaults["label_smoothing_factor"] = 0.0
         if self.given.get("fsdp"):
-            os.environ.setdefault("FSDP_VERSION", "2")  # Transformers 4.56 would take the first
+            choose_fsdp2()
             defaults["fsdp_config"] = dict(recipe.FSDP_CONFIG)
         defaults["weight_decay"] = recipe.weight_decay(self.given.get("optim", defaults["optim"]))
         try:

@@ -11,6 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from transformers import Trainer, TrainerCallback
 
+from ..compat import fsdp_plugin_options
 from ..conversion.errors import ConversionError
 from .freezing import batch_norms_that_move
 from .parameter_groups import LAB_RATE, parameter_groups
@@ -50,9 +51,7 @@ class ClassifierTrainer(Trainer):
             "exempt_biases_and_lab": exempt_biases_and_lab,
         }
         self.moving_average = moving_average
-        self.model_accepts_loss_kwargs = (
-            False  # the loss below is a mean over images, so Trainer divides accumulated ones
-        )
+        self.model_accepts_loss_kwargs = False  # the loss below is a mean: `Trainer` has to divide accumulated ones
         self.add_callback(AverageStatistics(self))
         self.add_callback(Reproduce(self))
         self.add_callback(StopAtNaN())
@@ -62,8 +61,7 @@ class ClassifierTrainer(Trainer):
         state = self.accelerator.state
         if uses_fsdp(self.args) and state.distributed_type == DistributedType.MULTI_CPU:
             # accelerate shards on accelerators only, and would go on with DDP without a word.
-            plugin_options = getattr(self.args, "fsdp_plugin_args", None) or {}
-            state.fsdp_plugin = FullyShardedDataParallelPlugin(**plugin_options)
+            state.fsdp_plugin = FullyShardedDataParallelPlugin(**fsdp_plugin_options(self.args))
             PartialState().distributed_type = state.distributed_type = DistributedType.FSDP
             self.is_fsdp_enabled = True
 
