@@ -680,10 +680,24 @@ DIGITS = ["--flip", "0", "--crop-scale", "0.8", "1", "--rand-augment", "none", "
 @pytest.mark.slow
 def test_digits_from_scratch_reach_99_per_cent(tmp_path):
     pytest.importorskip("timm", reason="comes with the extra [train]")
-    command = ["train", "digits", "--model", "digits", "--from-scratch", "--image-size", "64", "--ema", "0.99"]
-    command += ["--num_train_epochs", "70", "--per_device_train_batch_size", "32", "--learning_rate", "0.05"]
-    assert main([*command, *DIGITS, "--dataloader_num_workers", "0", "--output", str(tmp_path / "out")]) == 0
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["accuracy"] >= 0.99
+    command = [sys.executable, "-m", "hgnetv2_hf.cli", "train", "digits", "--model", "digits", "--from-scratch"]
+    command += [
+        "--image-size",
+        "64",
+        "--ema",
+        "0.99",
+        "--num_train_epochs",
+        "70",
+        "--per_device_train_batch_size",
+        "32",
+    ]
+    command += ["--learning_rate", "0.05", *DIGITS, "--dataloader_num_workers", "0", "--output", str(tmp_path / "out")]
+    # One thread: sums in another order move the result by an image or two.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    accuracy = json.loads((tmp_path / "out" / "metrics.json").read_text())["accuracy"]
+    print(f"{accuracy:.2%} of the held-out third")
+    assert accuracy >= 0.99
 
 
 @pytest.mark.slow
