@@ -143,11 +143,12 @@ def test_the_schedule_and_rates_are_those_of_the_recipe(scans, tiny, tmp_path):
     )
     rates = [row["learning_rate"] for row in result.metrics["history"] if "learning_rate" in row]
     peak, warmup, total = 0.05 * 8 / 1024, 5 * 6, 20 * 6
-    assert len(rates) == total
     expected = [peak * step / warmup for step in range(warmup)]
-    expected += [peak * (1 + np.cos(np.pi * (step - warmup) / (total - warmup))) / 2 for step in range(warmup, total)]
-    assert np.allclose(sorted(rates), sorted(expected[:total]), atol=peak / 30)
-    assert max(rates) == pytest.approx(peak)
+    expected += [
+        peak * (1 + np.cos(np.pi * (step - warmup) / (total - warmup))) / 2 for step in range(warmup, total + 1)
+    ]
+    # Transformers 5 logs the rate that a step was made with, 4.56 the next one.
+    assert any(np.allclose(rates, each, rtol=1e-6, atol=1e-12) for each in (expected[:total], expected[1:]))
 
 
 def test_an_image_looks_the_same_whoever_prepares_it():
@@ -168,7 +169,7 @@ def test_an_image_looks_the_same_whoever_prepares_it():
     assert torch.equal(augment(image, (0, 3, 7)), first)
     assert not torch.equal(augment(image, (0, 4, 7)), first)
     views = [augment(image, (0, 0, index)) for index in range(50)]
-    assert len({view.sum().item() for view in views}) == 50
+    assert len({view.numpy().tobytes() for view in views}) == 50
 
 
 def test_random_crops_are_distributed_as_paddleclas_draws_them():
@@ -218,6 +219,9 @@ def test_bad_data_are_refused_before_training_starts(scans, tiny, tmp_path, caps
     refuse(tmp_path / "lacking", "classes without an image: 2")
     shutil.copytree(scans / "train" / "0", tmp_path / "single" / "0")
     refuse(tmp_path / "single", "one class only")
+    shutil.copytree(scans / "train", tmp_path / "unfilled" / "train")
+    (tmp_path / "unfilled" / "val").mkdir()
+    refuse(tmp_path / "unfilled", "holds no image to validate with")
     shutil.copytree(scans, tmp_path / "more")
     shutil.copytree(scans / "val" / "0", tmp_path / "more" / "val" / "9")
     refuse(tmp_path / "more", "classes that")
@@ -317,15 +321,24 @@ def test_a_part_of_each_class_is_held_out_where_there_is_no_validation(scans, ti
     assert none.metrics["train_images"] == 48 and "accuracy" not in none.metrics
 
 
-def test_data_sets_of_the_library_are_taken_by_name_or_folder(scans, tiny, tmp_path):
+def write_parquet(scans, folder, image_column, label_column, names, validation, broken=None):
+    """The scans as a data set of the `datasets` library; the encoded image at ``broken`` is none."""
     datasets = pytest.importorskip("datasets", reason="comes with the extra [train]")
-    features = datasets.Features({"picture": datasets.Image(), "digit": datasets.ClassLabel(names=list("0123"))})
-    (tmp_path / "data").mkdir()
-    for part, name in (("train", "train"), ("val", "test")):
+    features = datasets.Features({image_column: datasets.Image(), label_column: datasets.ClassLabel(names=names)})
+    folder.mkdir()
+    for part, split in (("train", "train"), ("val", validation)):
         files = sorted((scans / part).rglob("*.png"))
-        rows = {"picture": [str(file) for file in files], "digit": [int(file.parent.name) for file in files]}
-        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "data" / f"{name}.parquet")
-    one = quick(tmp_path / "data", tiny, tmp_path / "one", max_steps=3)
+        images = [{"bytes": file.read_bytes(), "path": None} for file in files]
+        if broken is not None:
+            images[broken]["bytes"] = b"no image"
+        rows = {image_column: images, label_column: [names.index(file.parent.name) for file in files]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def test_data_sets_of_the_library_are_taken_by_name_or_folder(scans, tiny, tmp_path):
+    data = write_parquet(scans, tmp_path / "data", "picture", "digit", list("0123"), "test")
+    one = quick(data, tiny, tmp_path / "one", max_steps=3)
     other = quick(scans, tiny, tmp_path / "other", max_steps=3)
     assert one.metrics["validation_images"] == 24 and one.metrics["validation_from"] == "the split test"
     assert same_weights(tmp_path / "one", tmp_path / "other")
@@ -333,17 +346,7 @@ def test_data_sets_of_the_library_are_taken_by_name_or_folder(scans, tiny, tmp_p
 
 
 def test_streams_are_read_without_a_length(scans, tiny, tmp_path):
-    datasets = pytest.importorskip("datasets", reason="comes with the extra [train]")
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("3210"))})
-    (tmp_path / "data").mkdir()
-    for part, name in (("train", "train"), ("val", "validation")):
-        files = sorted((scans / part).rglob("*.png"))
-        rows = {
-            "image": [{"bytes": file.read_bytes(), "path": None} for file in files],
-            "label": [3 - int(file.parent.name) for file in files],
-        }
-        rows["image"][5]["bytes"] = b"no image"
-        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "data" / f"{name}.parquet")
+    write_parquet(scans, tmp_path / "data", "image", "label", list("3210"), "validation", broken=5)
     options = Options(**NO_AUGMENTATION, streaming=True)
     result = quick(
         tmp_path / "data", tiny, tmp_path / "out", options, max_steps=20, eval_strategy="no", save_strategy="no"
@@ -692,7 +695,7 @@ def test_digits_from_scratch_reach_99_per_cent(tmp_path):
         "32",
     ]
     command += ["--learning_rate", "0.05", *DIGITS, "--dataloader_num_workers", "0", "--output", str(tmp_path / "out")]
-    # One thread: sums in another order move the result by an image or two.
+    # One thread: sums in another order end with other weights, and another accuracy.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, env=environment, check=True, capture_output=True)
     accuracy = json.loads((tmp_path / "out" / "metrics.json").read_text())["accuracy"]

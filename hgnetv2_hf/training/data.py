@@ -138,21 +138,22 @@ class Stream:
         self.label_index = {value: order[index] for value, index in self.label_index.items()}
 
     def rows(self, epoch):
-        """(image, index of its class) pairs of an epoch, a worker's share of them; images that cannot be read are counted."""
+        """(key, image, index of its class) of an epoch, a worker's share of them; images that cannot be read are counted."""
         dataset, worker = self.dataset, torch.utils.data.get_worker_info()
+        worker_id = 0 if worker is None else worker.id
         dataset.set_epoch(epoch)
         if worker is not None and dataset.num_shards >= worker.num_workers:
-            dataset = dataset.shard(worker.num_workers, worker.id)
-        elif worker is not None and worker.id > 0:
+            dataset = dataset.shard(worker.num_workers, worker_id)
+        elif worker_id > 0:
             return
-        for row in dataset:
+        for position, row in enumerate(dataset):
             try:
                 image = decode(row[self.image_column])
             except UNREADABLE:
                 self.unreadable += 1
                 continue
             if row[self.label_column] in self.label_index:  # -1: the test splits of many data sets
-                yield image, self.label_index[row[self.label_column]]
+                yield (epoch, worker_id, position), image, self.label_index[row[self.label_column]]
 
 
 class _Selection(Sequence):
@@ -207,6 +208,7 @@ def load_data(
     else:
         data = _datasets(source, image_column, label_column, config_name, streaming, seed)
         if streaming:
+            _check_names(data)
             return data
     if streaming:
         raise ConversionError(f"{source} is no data set of the `datasets` library, and only those are streamed.")
@@ -311,13 +313,13 @@ def _datasets(source, image_column, label_column, config_name, streaming, seed):
     else:
         index = {position: position for position in range(len(names))}
     held_out = next((name for name in VALIDATION_NAMES if name in loaded), None)
-
+    held_out_words = f"the split {held_out}" if held_out else ""
     if streaming:
         train, *held = (
             Stream(loaded[name], image_column, label_column, dict(index)) for name in ("train", held_out) if name
         )
         train.dataset = train.dataset.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER)
-        return Data(str(source), train, held[0] if held else None, names, f"the split {held_out}")
+        return Data(str(source), train, held[0] if held else None, names, held_out_words)
 
     def split(name):
         labels = [index.get(value, -1) for value in loaded[name][label_column]]
@@ -327,7 +329,7 @@ def _datasets(source, image_column, label_column, config_name, streaming, seed):
         whole = Split(_Column(loaded[name], image_column), labels)
         return whole if len(keep) == len(labels) else whole.select(keep)
 
-    return Data(str(source), split("train"), split(held_out) if held_out else None, names, f"the split {held_out}")
+    return Data(str(source), split("train"), split(held_out) if held_out else None, names, held_out_words)
 
 
 def _only(features, kind, fallback):
@@ -337,7 +339,7 @@ def _only(features, kind, fallback):
 
 
 def _hold_out(data, fraction, seed):
-    """Takes the same part of every class, at least one image of each, out of the training images."""
+    """Takes the same part of every class, at least one image of each that has two, out of the training images."""
     generator = np.random.RandomState(seed)
     labels = np.zeros(len(data.train), dtype="int64") if data.train.labels is None else np.array(data.train.labels)
     held_out = []
@@ -345,6 +347,8 @@ def _hold_out(data, fraction, seed):
         members = generator.permutation(np.flatnonzero(labels == label))
         count = min(max(1, round(len(members) * fraction)), len(members) - 1)
         held_out += members[:count].tolist()
+    if not held_out:  # one image per class
+        return
     held_out = sorted(held_out)
     rest = sorted(set(range(len(data.train))) - set(held_out))
     data.train, data.validation = data.train.select(rest), data.train.select(held_out)
@@ -354,12 +358,18 @@ def _hold_out(data, fraction, seed):
 def _check_classes(data):
     if not len(data.train):
         raise ConversionError(f"{data.title} holds no image to learn from.")
+    if data.validation is not None and not len(data.validation):
+        raise ConversionError(f"{data.held_out} of {data.title} holds no image to validate with; fill or remove it.")
     if data.train.labels is None:
         return
     missing = sorted(set(range(len(data.classes))) - set(data.train.labels))
     if missing:
         names = ", ".join(data.classes[index] for index in missing[:5])
         raise ConversionError(f"{data.title} has classes without a training image: {names}.")
+    _check_names(data)
+
+
+def _check_names(data):
     if len(data.classes) < 2:
         raise ConversionError(f"{data.title} has one class only, {data.classes[0]}; a classifier needs two.")
 
@@ -479,8 +489,8 @@ class StreamDataset(torch.utils.data.IterableDataset):
 
     def __iter__(self):
         for epoch in itertools.count() if self.repeats else (0,):
-            for index, (image, label) in enumerate(self.stream.rows(epoch)):
-                example = {"pixel_values": self.transform(image, (self.seed, epoch, index))}
+            for key, image, label in self.stream.rows(epoch):
+                example = {"pixel_values": self.transform(image, (self.seed, *key))}
                 yield {**example, "labels": label} if self.labelled else example
 
 

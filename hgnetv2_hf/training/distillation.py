@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..conversion.errors import ConversionError
-from .trainer import ClassifierTrainer, _at_least_float32
+from .trainer import ClassifierTrainer, at_least_float32
 
 
 def soft_cross_entropy(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
@@ -54,8 +54,6 @@ class DistillationTrainer(ClassifierTrainer):
         self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
         self.distillation_loss = DISTILLATION_LOSSES[distillation_loss]
         self.renormalise = renormalise
-        self.label_names = ["labels"]
-        self.can_return_loss = True  # in the evaluation without labels too
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if not model.training and "labels" in inputs:
@@ -64,7 +62,7 @@ class DistillationTrainer(ClassifierTrainer):
         with torch.no_grad():
             teacher_logits = self.teacher(pixel_values=self._as_the_teacher_sees(pixel_values)).logits
         outputs = model(pixel_values=pixel_values)
-        loss = self.distillation_loss(_at_least_float32(outputs.logits), _at_least_float32(teacher_logits))
+        loss = self.distillation_loss(at_least_float32(outputs.logits), at_least_float32(teacher_logits))
         return (loss, outputs) if return_outputs else loss
 
     def _as_the_teacher_sees(self, pixel_values):

@@ -39,12 +39,13 @@ def draw_curves(metrics, path):
     return True
 
 
-def model_card(metrics, start, where):
+def model_card(metrics, start, where, has_curves):
     """
     Args:
         metrics (`dict`): what `metrics.json` holds.
         start ([`StartingPoint`]): model, image processor and what was decided about them.
         where (`str`): the folder or repository that the example names.
+        has_curves (`bool`): whether `curves.png` lies beside the card.
 
     Returns:
         `str`: the card, with the Hub's metadata in front.
@@ -86,8 +87,7 @@ def model_card(metrics, start, where):
             "",
             "Licence: unknown: it depends on the data and on the weights it started from; set it above.",
             "",
-            "![curves](curves.png)",
-            "",
+            *(["![curves](curves.png)", ""] if has_curves else []),
             "```python",
             "import hgnetv2_hf",
             "from transformers import pipeline",

@@ -389,11 +389,13 @@ class _Run:
     def _datasets(self, data, processor, labelled):
         augmentation, preprocessing = self._augmentation(processor), Preprocessing(processor)
         if self.options.streaming:
-            train = StreamDataset(data.train, augmentation, self.args.seed, repeats=True, labelled=labelled)
-            return train, data.validation and StreamDataset(data.validation, preprocessing)
-        split = data.train if labelled else dataclasses.replace(data.train, labels=None)
-        train = ImageDataset(split, augmentation, self.args.seed)
-        return train, data.validation and ImageDataset(data.validation, preprocessing)
+            kind = StreamDataset
+            train = kind(data.train, augmentation, self.args.seed, repeats=True, labelled=labelled)
+        else:
+            kind = ImageDataset
+            split = data.train if labelled else dataclasses.replace(data.train, labels=None)
+            train = kind(split, augmentation, self.args.seed)
+        return train, None if data.validation is None else kind(data.validation, preprocessing)
 
     def _erasing(self):
         if self.options.random_erasing is None:
@@ -469,9 +471,10 @@ class _Run:
                 model.save_pretrained(staging, state_dict=state)
             start.image_processor.save_pretrained(staging)
             (staging / "metrics.json").write_text(json.dumps(metrics, indent=2, default=str) + "\n", encoding="utf-8")
-            if not draw_curves(metrics, staging / "curves.png"):
+            has_curves = draw_curves(metrics, staging / "curves.png")
+            if not has_curves:
                 self.show('no curves.png: pip install "hgnetv2-hf[train]"')
-            card = model_card(metrics, start, self.repo_id or self.output_dir)
+            card = model_card(metrics, start, self.repo_id or self.output_dir, has_curves)
             (staging / "README.md").write_text(card, encoding="utf-8")
             if (self.work / "runs").is_dir():
                 shutil.copytree(self.work / "runs", staging / "runs")

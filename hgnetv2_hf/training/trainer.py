@@ -80,7 +80,7 @@ class ClassifierTrainer(Trainer):
         labels = inputs.pop("labels")
         outputs = model(**inputs)
         smoothing = self.args.label_smoothing_factor if model.training else 0.0
-        loss = F.cross_entropy(_at_least_float32(outputs.logits), labels, label_smoothing=smoothing)
+        loss = F.cross_entropy(at_least_float32(outputs.logits), labels, label_smoothing=smoothing)
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *args, **kwargs):
@@ -93,7 +93,8 @@ def uses_fsdp(args):
     return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
 
 
-def _at_least_float32(logits):
+def at_least_float32(logits):
+    """Losses are not computed in half precision."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
