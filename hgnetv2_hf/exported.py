@@ -1,5 +1,6 @@
 """Runs the folders that `hgnetv2-hf export` writes, through ONNX Runtime, OpenVINO or ExecuTorch."""
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -130,13 +131,22 @@ def _start_onnx(path, dtype, threads, description):
     return lambda pixel_values: session.run(description["outputs"], {session.get_inputs()[0].name: pixel_values})
 
 
-def _start_openvino(path, dtype, threads, description):
+@functools.lru_cache(maxsize=1)
+def openvino_core():
+    """The process's one `openvino.Core`. Two whose lives overlap leave the thread a signal stack that is unmapped (2026.4.1),
+    and the next signal that Python handles, Ctrl-C or the end of a worker, kills the process."""
     import openvino
 
+    core = openvino.Core()
+    core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin that owns the stack
+    return core
+
+
+def _start_openvino(path, dtype, threads, description):
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bfloat16" else "f32"}
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
-    request = openvino.Core().compile_model(path, "CPU", options).create_infer_request()
+    request = openvino_core().compile_model(path, "CPU", options).create_infer_request()
 
     def run(pixel_values):
         outputs = request.infer([pixel_values], share_inputs=True)

@@ -28,7 +28,7 @@ from transformers.image_utils import load_image
 
 from .conversion.errors import ConversionError
 from .conversion.folder import atomic_folder, check_target
-from .exported import DESCRIPTION, FORMATS, load_exported
+from .exported import DESCRIPTION, FORMATS, load_exported, openvino_core
 from .folding import FoldedConvLayer, contains_hgnetv2, fold, is_network
 from .image_files import UNREADABLE, find_images, sentence
 from .loading import load_backbone, load_image_processor
@@ -327,7 +327,7 @@ def _quantize(format, source, path, images):
     if format == "openvino":
         import openvino
 
-        model = openvino.Core().read_model(source)
+        model = openvino_core().read_model(source)
         quantized = nncf.quantize(model, nncf.Dataset(arrays), subset_size=len(arrays))
         openvino.save_model(quantized, path, compress_to_fp16=False)
         return

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -178,6 +180,18 @@ def test_the_folder_carries_labels_preprocessing_and_what_runs_it(digits_folder,
     with pytest.raises(ConversionError, match="exists already"):
         export_model(digits_folder, folder, "openvino")
     export_model(digits_folder, folder, "openvino", overwrite=True)
+
+
+def test_signals_are_handled_after_openvino_models_are_gone(exported_digits):
+    """Ctrl-C, or the end of a worker: OpenVINO gives the thread a signal stack, and must not take it away."""
+    pytest.importorskip("openvino", reason="comes with the extra [openvino]")
+    code = (
+        "import faulthandler, os, signal, sys\nfrom hgnetv2_hf.exported import load_exported\nfaulthandler.enable()\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\n"
+        "one, two = (load_exported(sys.argv[1]) for _ in range(2))\ndel one\ndel two\nos.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code, exported_digits("openvino")], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "handled\n"), run.stderr[-2000:]
 
 
 def test_bad_requests_get_one_sentence_and_leave_nothing(digits_folder, tiny_fields, tmp_path, capsys):
