@@ -460,8 +460,11 @@ def test_killed_at_fifty_moments_the_target_is_complete_or_absent_and_the_next_r
         shutil.rmtree(target)
     whole = run_to_the_end()
     expected = {path.name: path.read_bytes() for path in target.iterdir()}
-    random, killed, absent = np.random.RandomState(0), 0, 0
-    for _ in range(25):
+    random, attempts, killed, absent = np.random.RandomState(0), 0, 0, 0
+    # On a busy machine `whole` may have come out too long, and most attempts end before they are killed.
+    while attempts < 25 or killed < 15 or (not overwrite and absent < 5):
+        attempts += 1
+        assert attempts <= 250, (killed, absent)
         if not overwrite:
             shutil.rmtree(target)
         process = child()
@@ -479,7 +482,6 @@ def test_killed_at_fifty_moments_the_target_is_complete_or_absent_and_the_next_r
             assert {path.name: path.read_bytes() for path in target.iterdir()} == expected
     if overwrite:
         run_to_the_end()
-    assert killed >= 15 and (overwrite or absent >= 5)
     assert_nothing_left(tmp_path, "target")
 
 
