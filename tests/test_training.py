@@ -469,9 +469,8 @@ def test_the_student_learns_the_teachers_answers(scans, tiny, tmp_path):
         result = train(str(scans), str(tiny), str(tmp_path / kind), options, show=str, **{**QUIET, **arguments})
         losses[kind] = result.metrics["train_loss"]
     assert losses["kl"] == pytest.approx(0.0, abs=1e-6)
-    assert losses["ce"] == pytest.approx(
-        entropy, rel=0.1
-    )  # the random crops of squares differ from the whole by their ratio
+    # The random crops of squares differ from the whole by their ratio.
+    assert losses["ce"] == pytest.approx(entropy, rel=0.1)
 
 
 def test_a_teacher_with_its_own_normalisation_gets_its_own_pixels(scans, tiny, tmp_path):
@@ -677,24 +676,17 @@ def test_an_example_script_gives_the_same_weights_through_run_and_through_remote
     assert (remote / "modeling_hgnetv2.py").exists()
 
 
-DIGITS = ["--flip", "0", "--crop-scale", "0.8", "1", "--rand-augment", "none", "--use_cpu", "--disable_tqdm", "true"]
+DIGITS = (
+    "--flip 0 --crop-scale 0.8 1 --rand-augment none --use_cpu --disable_tqdm true --dataloader_num_workers 0".split()
+)
 
 
 @pytest.mark.slow
 def test_digits_from_scratch_reach_99_per_cent(tmp_path):
     pytest.importorskip("timm", reason="comes with the extra [train]")
-    command = [sys.executable, "-m", "hgnetv2_hf.cli", "train", "digits", "--model", "digits", "--from-scratch"]
-    command += [
-        "--image-size",
-        "64",
-        "--ema",
-        "0.99",
-        "--num_train_epochs",
-        "70",
-        "--per_device_train_batch_size",
-        "32",
-    ]
-    command += ["--learning_rate", "0.05", *DIGITS, "--dataloader_num_workers", "0", "--output", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "hgnetv2_hf.cli", "train", "digits", "--output", str(tmp_path / "out"), *DIGITS]
+    command += "--model digits --from-scratch --image-size 64 --ema 0.99 --num_train_epochs 70".split()
+    command += "--per_device_train_batch_size 32 --learning_rate 0.05".split()
     # One thread: sums in another order end with other weights, and another accuracy.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, env=environment, check=True, capture_output=True)
@@ -705,18 +697,10 @@ def test_digits_from_scratch_reach_99_per_cent(tmp_path):
 
 @pytest.mark.slow
 def test_fine_tuning_beats_training_from_scratch_on_twenty_images_a_class(tmp_path, capsys):
-    command = ["train", "digits", "--model", "digits", "--head", "new", "--classes", "5", "6", "7", "8", "9"]
-    command += [
-        "--images-per-class",
-        "20",
-        "--compare-from-scratch",
-        "--random-erasing",
-        "0",
-        "--num_train_epochs",
-        "40",
-    ]
-    command += ["--per_device_train_batch_size", "32", "--dataloader_num_workers", "0", *DIGITS]
-    assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    command = ["train", "digits", "--output", str(tmp_path / "out"), *DIGITS]
+    command += "--model digits --head new --classes 5 6 7 8 9 --images-per-class 20 --compare-from-scratch".split()
+    command += "--random-erasing 0 --num_train_epochs 40 --per_device_train_batch_size 32".split()
+    assert main(command) == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["train_images"] == 100 and metrics["validation_images"] > 250
     assert metrics["accuracy"] > metrics["from_scratch"]["accuracy"] + 0.1
@@ -725,9 +709,10 @@ def test_fine_tuning_beats_training_from_scratch_on_twenty_images_a_class(tmp_pa
 
 @pytest.mark.slow
 def test_a_student_of_b0s_shape_reaches_its_teacher(tmp_path):
-    command = ["train", "digits", "--model", "b0", "--image-size", "32", "--teacher", "digits", "--ema", "0.99"]
-    command += ["--num_train_epochs", "30", "--per_device_train_batch_size", "64", "--learning_rate", "0.1"]
-    assert main([*command, *DIGITS, "--dataloader_num_workers", "0", "--output", str(tmp_path / "out")]) == 0
+    command = ["train", "digits", "--output", str(tmp_path / "out"), *DIGITS]
+    command += "--model b0 --image-size 32 --teacher digits --ema 0.99 --num_train_epochs 30".split()
+    command += "--per_device_train_batch_size 64 --learning_rate 0.1".split()
+    assert main(command) == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     teacher = 596 / 599  # what `quickstart` measures for the shipped checkpoint on the same images
     assert metrics["accuracy"] >= teacher - 0.01
