@@ -137,9 +137,7 @@ def openvino_core():
     and the next signal that Python handles, Ctrl-C or the end of a worker, kills the process."""
     import openvino
 
-    core = openvino.Core()
-    core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin that owns the stack
-    return core
+    return openvino.Core()
 
 
 def _start_openvino(path, dtype, threads, description):

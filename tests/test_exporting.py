@@ -186,7 +186,7 @@ def test_signals_are_handled_after_openvino_models_are_gone(exported_digits):
     """Ctrl-C, or the end of a worker: OpenVINO gives the thread a signal stack, and must not take it away."""
     pytest.importorskip("openvino", reason="comes with the extra [openvino]")
     code = (
-        "import faulthandler, os, signal, sys\nfrom hgnetv2_hf.exported import load_exported\nfaulthandler.enable()\n"
+        "import os, signal, sys\nfrom hgnetv2_hf.exported import load_exported\n"
         "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\n"
         "one, two = (load_exported(sys.argv[1]) for _ in range(2))\ndel one\ndel two\nos.kill(os.getpid(), signal.SIGUSR1)\n"
     )
