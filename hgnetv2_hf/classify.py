@@ -3,6 +3,8 @@
 Rows are first appended to a journal beside the output, one JSON line each, and become the table when the last one is there.
 An interrupted run leaves the journal, and the next run with the same model and options continues after its last whole line.
 
+The journals of an output are locked: a second run to the same output stops.
+
 Under ``torchrun`` or ``accelerate launch`` every process takes each n-th file and has a journal; the first one joins them.
 """
 
@@ -28,12 +30,13 @@ from transformers import AutoConfig, AutoModelForImageClassification
 from transformers.image_utils import load_image
 
 from .conversion.errors import ConversionError
-from .conversion.folder import atomic_file
+from .conversion.folder import atomic_file, lock
 from .exported import is_exported, load_exported, top_labels
 from .folding import contains_hgnetv2
 from .image_files import UNREADABLE, find_images, sentence
 from .loading import load_image_processor
 from .optimize import optimize_for_inference
+from .processes import in_main_process, number_of_processes
 
 
 TABLES = (".csv", ".jsonl", ".parquet")
@@ -70,9 +73,28 @@ def classify(
             error: its row says why.
     """
     processes = _processes()
-    _check_output(output, overwrite)
-    processes.wait_for_everyone()
+    with _claimed(output, overwrite, processes):
+        return _classify(
+            paths, model, output, top_k, batch_size, dtype, compile, workers or os.cpu_count() or 1, show, processes
+        )
 
+
+@contextlib.contextmanager
+def _claimed(output, overwrite, processes):
+    """The first process holds the lock on the journals for all."""
+    with contextlib.ExitStack() as stack:
+
+        def claim():
+            _check_output(output, overwrite)
+            if output is not None:
+                stack.enter_context(lock(f"{output}.journal", output))
+                _check_output(output, overwrite)  # another run may have come and gone
+
+        in_main_process(processes.is_main_process, claim)
+        yield
+
+
+def _classify(paths, model, output, top_k, batch_size, dtype, compile, workers, show, processes):
     def files():
         """Those of this process."""
         return itertools.islice(find_images(paths), processes.process_index, None, processes.num_processes)
@@ -86,7 +108,7 @@ def classify(
         remaining = itertools.islice(files(), resumed, None)
         unreadable, start = 0, time.perf_counter()
         with tqdm(total=total, initial=resumed, desc="classify", unit="image", mininterval=0.5) as progress:
-            for rows in _rows(remaining, network, top_k, batch_size, workers or os.cpu_count() or 1):
+            for rows in _rows(remaining, network, top_k, batch_size, workers):
                 unreadable += sum(row["error"] is not None for row in rows)
                 if journal:
                     journal.write("".join(json.dumps(row) + "\n" for row in rows))
@@ -110,7 +132,7 @@ def classify(
 
 def _processes():
     """This process among those of `torchrun` or `accelerate launch`, or alone."""
-    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    alone = number_of_processes() == 1
     return PartialState(cpu=not torch.cuda.is_available(), **({} if alone else {"timeout": _PATIENCE}))
 
 

@@ -10,7 +10,7 @@ import PIL.ImageOps
 from tqdm.auto import tqdm
 
 from .conversion.errors import ConversionError
-from .conversion.folder import atomic_folder, check_target
+from .conversion.folder import atomic_folder, claim
 from .image_files import UNREADABLE, find_images, sentence
 
 
@@ -41,8 +41,11 @@ def detect(paths, model, output_dir, threshold=0.5, table="csv", overwrite=False
         raise ConversionError(
             'torchvision draws the pictures and is not installed: pip install "hgnetv2-hf[detection]".'
         )
-    check_target(output_dir, None, overwrite, marker=TABLES[table])
-    images = list(find_images(paths))
+    with claim(output_dir, overwrite=overwrite, marker=TABLES[table]):
+        return _detect(list(find_images(paths)), model, output_dir, threshold, table, show)
+
+
+def _detect(images, model, output_dir, threshold, table, show):
     detector = _pipeline(model)
     rows = []
     with atomic_folder(output_dir) as folder:

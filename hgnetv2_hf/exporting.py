@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageClassification,
 from transformers.image_utils import load_image
 
 from .conversion.errors import ConversionError
-from .conversion.folder import atomic_folder, check_target
+from .conversion.folder import atomic_folder, claim
 from .exported import DESCRIPTION, FORMATS, load_exported, openvino_core
 from .folding import FoldedConvLayer, contains_hgnetv2, fold, is_network
 from .image_files import UNREADABLE, find_images, sentence
@@ -96,7 +96,11 @@ def export_model(folder, output_dir, format, int8=False, calibration=None, overw
         `ConversionError`: something is missing or cannot be exported, or the difference exceeds 1e-4; nothing was written.
     """
     _check(format, int8, calibration)
-    check_target(output_dir, folder if os.path.isdir(folder) else None, overwrite, marker=DESCRIPTION)
+    with claim(output_dir, folder if os.path.isdir(folder) else None, overwrite, marker=DESCRIPTION):
+        return _export(folder, output_dir, format, int8, calibration, folded)
+
+
+def _export(folder, output_dir, format, int8, calibration, folded):
     model, processor = _load(folder)
     if int8 and processor is None:
         raise ConversionError(f"{folder} has no image processor, so the calibration images cannot be prepared.")

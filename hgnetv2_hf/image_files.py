@@ -18,7 +18,8 @@ def find_images(paths):
         paths (`list[str]`): files, folders (their images, also in folders inside) or globs.
 
     Yields:
-        `str`: files in the given order, those of a folder or glob sorted; one folder's names are in memory at a time.
+        `str`: files in the given order, those of a folder or glob sorted; one folder's names are in memory at a time. Links to
+        folders are followed, each folder once.
 
     Raises:
         `ConversionError`: a path leads to no file.
@@ -34,7 +35,12 @@ def find_images(paths):
 
 def _files(path):
     if os.path.isdir(path):
-        for folder, inside, names in os.walk(path):
+        seen = set()
+        for folder, inside, names in os.walk(path, followlinks=True):
+            if (place := os.path.realpath(folder)) in seen:  # a link back to a folder above would never end
+                inside.clear()
+                continue
+            seen.add(place)
             inside.sort()
             yield from (os.path.join(folder, name) for name in sorted(names) if name.lower().endswith(IMAGE_SUFFIXES))
     elif os.path.exists(path):

@@ -15,7 +15,7 @@ from .architecture import name_variant, recognise_architecture
 from .assumptions import assume
 from .detectors import DETECTORS, recognise_detector
 from .errors import ConversionError
-from .folder import atomic_folder, check_target
+from .folder import atomic_folder, claim
 from .layouts import LAYOUTS, is_counter, is_head, recognise_layout, rename, rename_back, split_detector
 from .model_card import model_card
 from .source import find_source
@@ -127,31 +127,31 @@ def convert_checkpoint(
         from ..hub import check_repository
 
         check_repository(push_to_hub)
-    check_target(output_dir, source, overwrite)
-    found = find_source(os.fspath(source))
-    checkpoint = read_checkpoint(
-        found,
-        layout,
-        variant,
-        task,
-        {
-            "resize_short": resize_short,
-            "crop_size": crop_size,
-            "pool_padding": pool_padding,
-            "dropout_prob": dropout,
-        },
-    )
-    report = checkpoint.report
-    report.output_dir = os.fspath(output_dir)
-    report.repo_id = push_to_hub
-    try:
-        with atomic_folder(output_dir) as folder:
-            checkpoint.save(folder)
-            if verify:
-                _verify(checkpoint, folder)
-            (folder / "README.md").write_text(model_card(report), encoding="utf-8")
-    except SafetensorError as error:
-        raise ConversionError(f"Cannot write {output_dir}: {error}.") from error
+    with claim(output_dir, source, overwrite):
+        found = find_source(os.fspath(source))
+        checkpoint = read_checkpoint(
+            found,
+            layout,
+            variant,
+            task,
+            {
+                "resize_short": resize_short,
+                "crop_size": crop_size,
+                "pool_padding": pool_padding,
+                "dropout_prob": dropout,
+            },
+        )
+        report = checkpoint.report
+        report.output_dir = os.fspath(output_dir)
+        report.repo_id = push_to_hub
+        try:
+            with atomic_folder(output_dir) as folder:
+                checkpoint.save(folder)
+                if verify:
+                    _verify(checkpoint, folder)
+                (folder / "README.md").write_text(model_card(report), encoding="utf-8")
+        except SafetensorError as error:
+            raise ConversionError(f"Cannot write {output_dir}: {error}.") from error
     if push_to_hub is not None:
         from ..hub import push_folder
 
