@@ -1,8 +1,11 @@
 """The commands as a newcomer runs them."""
 
+import contextlib
+import importlib.metadata
 import importlib.util
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from packaging.requirements import Requirement
 
 from hgnetv2_hf import digits
 from hgnetv2_hf.cli import main
 from hgnetv2_hf.published import PUBLISHED
+from hgnetv2_hf.training.recipe import RECIPES
 from hgnetv2_hf.variants import VARIANTS
 from hgnetv2_hf.ways import DEFAULT_WAYS, WAYS
 
@@ -49,7 +54,7 @@ def test_the_documented_command_trains_the_shipped_checkpoint_again(tmp_path):
     pytest.importorskip("sklearn", reason="scikit-learn comes with the extra [test]")
     out = tmp_path / "digits.pdparams"
     run = subprocess.run(
-        [sys.executable, "-m", "hgnetv2_hf.digits", str(out)], capture_output=True, text=True, check=True, timeout=900
+        [sys.executable, "-m", "hgnetv2_hf.digits", str(out)], capture_output=True, text=True, check=True, timeout=3600
     )
     assert float(re.search(r"([\d.]+)% of the held-out", run.stdout)[1]) >= 98
     assert main(["convert", str(out), str(tmp_path / "folder"), "--resize-short", "32", "--crop-size", "32"]) == 0
@@ -112,3 +117,52 @@ def test_the_paddleclas_script_is_the_convert_command(tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_the_package_runs_as_a_module():
+    run = subprocess.run([sys.executable, "-m", "hgnetv2_hf", "--version"], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("hgnetv2-hf ")
+
+
+@pytest.mark.parametrize("name", ["classify", "quickstart"])
+def test_interrupting_says_what_continues_and_leaves_no_handler(name, capsys, monkeypatch):
+    def interrupted(*args, **kwargs):
+        signal.raise_signal(signal.SIGTERM if name == "quickstart" else signal.SIGINT)
+
+    module = importlib.import_module(f"hgnetv2_hf.{name}")
+    monkeypatch.setattr(module, name, interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    if name == "quickstart":
+        with pytest.raises(SystemExit):
+            main(["quickstart"])
+    else:
+        assert main(["classify", "images", "--model", "model"]) == 1
+        assert "interrupted; with --output, the same command continues" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_help_of_train_shows_epochs_rate_and_batch_size(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    printed = capsys.readouterr().out
+    for option in ("--num_train_epochs", "--learning_rate", "--per_device_train_batch_size"):
+        assert option in printed
+    for row in RECIPES.values():
+        assert f"{row.epochs}" in printed
+
+
+def test_the_extra_for_training_leaves_a_cpu_build_of_torch_alone():
+    wanted = [Requirement(text) for text in importlib.metadata.requires("hgnetv2-hf")]
+    reached, todo = set(), [each.name for each in wanted if each.marker and each.marker.evaluate({"extra": "train"})]
+    while todo:
+        name = todo.pop()
+        if name in reached:
+            continue
+        reached.add(name)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            for each in map(Requirement, importlib.metadata.requires(name) or []):
+                if each.marker is None or each.marker.evaluate({"extra": ""}):
+                    todo.append(each.name)
+    assert (
+        "datasets" in reached and "torchvision" not in reached
+    )  # which pins the build of torch that it was made with

@@ -89,7 +89,7 @@ def test_the_result_is_a_folder_for_everything(scans, tiny, tmp_path, capsys):
         "--report_to",
         "tensorboard",
     ]
-    pytest.importorskip("timm", reason="comes with the extra [train]")
+    pytest.importorskip("timm", reason="comes with the extra [timm]")
     pytest.importorskip("tensorboard", reason="`--report_to tensorboard` needs it")
     assert main(command) == 0
     printed = capsys.readouterr().out
@@ -155,7 +155,7 @@ def test_an_image_looks_the_same_whoever_prepares_it():
 
     from hgnetv2_hf.training import Augmentation
 
-    pytest.importorskip("timm", reason="comes with the extra [train]")
+    pytest.importorskip("timm", reason="comes with the extra [timm]")
     image = PIL.Image.effect_noise((90, 70), 60).convert("RGB")
     augment = Augmentation((32, 48))
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
@@ -681,7 +681,7 @@ DIGITS += "--use_cpu --disable_tqdm true --dataloader_num_workers 0".split()
 
 @pytest.mark.slow
 def test_digits_from_scratch_reach_99_per_cent(tmp_path):
-    pytest.importorskip("timm", reason="comes with the extra [train]")
+    pytest.importorskip("timm", reason="comes with the extra [timm]")
     command = [sys.executable, "-m", "hgnetv2_hf.cli", "train", "digits", "--output", str(tmp_path / "out"), *DIGITS]
     command += "--model digits --from-scratch --image-size 64 --ema 0.99 --num_train_epochs 70".split()
     command += "--per_device_train_batch_size 32 --learning_rate 0.05".split()
