@@ -228,7 +228,7 @@ def test_other_sizes_and_class_counts_are_recognised_from_the_tensors(tmp_path, 
     key, manifest, variant, fields = OTHER_SIZES[name]
     classes = 7 if name.endswith("s") else 80
     path, model, expected = published_file(key, manifest, variant, fields, tmp_path, classes)
-    report = convert_checkpoint(path, tmp_path / "out")
+    report = convert_checkpoint(path, tmp_path / "out", family="dfine" if key == "dfine" else None)
     assert (report.task, report.variant, report.num_labels) == ("detection", variant, classes)
     converted = type(model).from_pretrained(tmp_path / "out").eval()
     for field, value in fields.items():
@@ -244,7 +244,7 @@ def test_other_sizes_and_class_counts_are_recognised_from_the_tensors(tmp_path, 
 
 
 def test_verify_compares_the_backbone_of_a_detector_with_timm(timm, golden_checkpoint, tmp_path):
-    report = convert_checkpoint(golden_checkpoint("dfine_n"), tmp_path / "out", verify=True)
+    report = convert_checkpoint(golden_checkpoint("dfine_n"), tmp_path / "out", family="dfine", verify=True)
     (parity,) = report.parity
     assert parity.program.startswith("timm") and parity.difference < 1e-9 and parity.as_converted < 1e-9
     assert "its backbone alone" in (tmp_path / "out" / "README.md").read_text()
@@ -266,7 +266,7 @@ def test_the_task_of_a_detector_file_can_be_chosen_but_not_invented(golden_check
     with pytest.raises(ConversionError, match="a detector of D-FINE, not of RT-DETRv2"):
         convert_checkpoint(golden_checkpoint("dfine_n"), tmp_path / "out", layout="rtdetrv2")
     with pytest.raises(ConversionError, match="does not hold a b4"):
-        convert_checkpoint(golden_checkpoint("dfine_n"), tmp_path / "out", variant="l")
+        convert_checkpoint(golden_checkpoint("dfine_n"), tmp_path / "out", variant="l", family="dfine")
     assert not (tmp_path / "out").exists()
 
 
@@ -299,7 +299,7 @@ def test_bad_detector_files_are_one_line_and_nothing_is_left(golden_checkpoint, 
     }
     for name, (content, words) in cases.items():
         torch.save({"model": content}, tmp_path / f"{name}.pth")
-        assert main(["convert", str(tmp_path / f"{name}.pth"), str(tmp_path / "out")]) == 1
+        assert main(["convert", str(tmp_path / f"{name}.pth"), str(tmp_path / "out"), "--family", "dfine"]) == 1
         error = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if line.startswith("hgnetv2-hf:")]
         assert len(error) == 1 and words in error[0], (name, error)
     assert not (tmp_path / "out").exists()

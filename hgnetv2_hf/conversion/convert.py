@@ -15,6 +15,7 @@ from .architecture import name_variant, recognise_architecture
 from .assumptions import assume
 from .detectors import DETECTORS, recognise_detector
 from .errors import ConversionError
+from .families import FAMILY_NAMES, check_family
 from .folder import atomic_folder, check_target
 from .layouts import LAYOUTS, is_counter, is_head, recognise_layout, rename, rename_back, split_detector
 from .model_card import model_card
@@ -75,6 +76,7 @@ def convert_checkpoint(
     variant: Optional[str] = None,
     layout: Optional[str] = None,
     task: Optional[str] = None,
+    family: Optional[str] = None,
     verify: bool = False,
     overwrite: bool = False,
     resize_short: Optional[int] = None,
@@ -101,6 +103,8 @@ def convert_checkpoint(
             `"rtdetrv2"`, `"transformers"`); recognised from the names without it.
         task (`str`, *optional*): `"classification"`, `"detection"` or `"backbone"` (also of a detector); by default what the
             file holds.
+        family (`"dfine"`, `"deim"` or `"rtdetrv4"`, *optional*): the program that a whole detector with D-FINE's tensors comes
+            from, which the tensors of most files do not show; DEIM's and RT-DETRv4's are refused, their backbones convert.
         verify (`bool`, defaults to `False`): load the folder again, compare every tensor, and run the original program
             where it is installed (see `verification.py`).
         overwrite (`bool`, defaults to `False`): replace an existing model folder, atomically.
@@ -122,6 +126,7 @@ def convert_checkpoint(
     variant = canonical_name(variant) if variant is not None else None
     _check_choice("layout", layout, tuple(LAYOUTS))
     _check_choice("task", task, TASKS)
+    _check_choice("family", family, FAMILY_NAMES)
     _check_choice("pool_padding", pool_padding, ("same", "zero"))
     if push_to_hub is not None:
         from ..hub import check_repository
@@ -140,6 +145,7 @@ def convert_checkpoint(
             "pool_padding": pool_padding,
             "dropout_prob": dropout,
         },
+        family,
     )
     report = checkpoint.report
     report.output_dir = os.fspath(output_dir)
@@ -177,7 +183,7 @@ class Checkpoint:
             self.processor.save_pretrained(folder)
 
 
-def read_checkpoint(source, layout=None, variant=None, task=None, options=None):
+def read_checkpoint(source, layout=None, variant=None, task=None, options=None, family=None):
     """
     The first half of a conversion: everything but the writing (see [`convert_checkpoint`] for arguments and errors).
 
@@ -187,10 +193,16 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None):
     options = options or dict.fromkeys(("resize_short", "crop_size", "pool_padding", "dropout_prob"))
     content, place = read_weights(source.path)
     detector = recognise_detector(content)
+    if family is not None and detector != "dfine":
+        raise ConversionError(
+            f"The option family tells the programs with D-FINE's tensors apart; {source.path} holds no such detector."
+        )
     if detector is not None and task in (None, "detection"):
-        read = _read_whole_detector(source, detector, content, layout, options)
+        read = _read_whole_detector(source, detector, content, layout, options, family)
     else:
         read = _read_network(source, content, layout, task, options)
+        if family is not None:
+            check_family(source, content, read.report.variant, family)
     report = read.report
     if variant is not None and variant != report.variant:
         what = f"a {report.variant}" if report.variant else "none of the published variants"
@@ -201,7 +213,7 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None):
     return read
 
 
-def _read_whole_detector(source, key, content, layout, options):
+def _read_whole_detector(source, key, content, layout, options, family):
     from .convert_detector import read_detector
 
     if layout not in (None, key):
@@ -211,7 +223,7 @@ def _read_whole_detector(source, key, content, layout, options):
     given = [name for name, value in options.items() if value is not None]
     if given:
         raise ConversionError(f"A detector takes no option {' or '.join(given)}.")
-    model, processor, variant, assumed, left_out = read_detector(source, key, content)
+    model, processor, variant, assumed, left_out = read_detector(source, key, content, family)
     report = _report(source, model, key, variant, "detection", assumed, left_out, len(content))
     return Checkpoint(report, model, content, processor)
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import re
-from pathlib import Path
 
 import torch
 import transformers
@@ -13,6 +12,7 @@ from ..published import ASSETS
 from .architecture import Shapes, name_variant, recognise_architecture
 from .detectors import DETECTORS, rename_detector
 from .errors import ConversionError
+from .families import decide_family
 from .layouts import LAYOUTS, is_counter
 
 
@@ -36,29 +36,28 @@ _NOT_OF_THE_DETECTOR = (
 _COMPUTED_HERE = r"(\.num_batches_tracked|\.n(um)?_points_scale)$"  # Transformers fills them in by itself
 
 
-def read_detector(source, key, content):
+def read_detector(source, key, content, family=None):
     """
     Args:
         source ([`Source`]): the file.
         key (`str`): the row of [`DETECTORS`] that it belongs to.
         content (`dict[str, torch.Tensor]`): its tensors, under its program's names.
+        family (`str`, *optional*): which of the programs with D-FINE's tensors it comes from (see `families.py`).
 
     Returns:
         `tuple`: the model, the image processor's configuration, the variant of the backbone, the assumed fields, and what was left out.
 
     Raises:
-        `ConversionError`: it is a DEIM detector, a tensor is missing or unknown, or the parts do not fit together.
+        `ConversionError`: Transformers cannot express its family, a tensor is missing or unknown, or the parts do not fit together.
     """
     detector = DETECTORS[key]
-    if "deim" in Path(source.path).name.lower():
-        raise ConversionError(
-            f"{source.path} is named after DEIM, whose detectors have the tensors of D-FINE but SiLU in the prediction heads, "
-            "which Transformers' D-FINE cannot express; --task backbone converts its backbone."
-        )
     tensors, backbone = rename_detector(content, detector)
     fields = recognise_architecture(backbone)
     shapes = Shapes(tensors)
     assumed = _assumed(detector)
+    if key == "dfine":
+        _, reason = decide_family(source, content, name_variant(fields), family)
+        assumed["head activation"] = ("relu", reason)
     values = _common_fields(shapes)
     values.update({field: value for field, (value, _) in assumed.items() if field not in _NOT_OF_THE_DETECTOR})
     for field in ("encode_proj_layers", "feat_strides"):
@@ -100,10 +99,6 @@ def _assumed(detector):
     if detector.model_type == "d_fine":
         assumed["eval_idx"] = (-1, reason)
         assumed["layer_scale"] = (1.0, reason)
-        assumed["head activation"] = (
-            "relu",
-            "D-FINE; DEIM's detectors have the same tensors but SiLU there, and converted so they would be wrong",
-        )
     return assumed
 
 
