@@ -13,16 +13,18 @@ import PIL.Image
 import pytest
 import torch
 import transformers
-from conftest import GOLDENS, golden_input, relative_difference
+from conftest import GOLDEN_FAMILIES, GOLDENS, golden_input, relative_difference
 from scipy.optimize import linear_sum_assignment
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import hgnetv2_hf
 from hgnetv2_hf import ConversionError, convert_checkpoint
 from hgnetv2_hf.cli import main
-from hgnetv2_hf.conversion.detectors import DETECTORS, rename_detector
+from hgnetv2_hf.conversion.convert_detector import read_detector
+from hgnetv2_hf.conversion.detectors import DETECTORS, recognise_detector, rename_detector
 from hgnetv2_hf.conversion.layouts import LAYOUTS, rename_back
 from hgnetv2_hf.conversion.paddle_file import write_paddle_file
+from hgnetv2_hf.conversion.source import find_source
 from hgnetv2_hf.conversion.weight_file import read_weights
 from hgnetv2_hf.published import PUBLISHED
 
@@ -303,6 +305,21 @@ def test_bad_detector_files_are_one_line_and_nothing_is_left(golden_checkpoint, 
         error = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if line.startswith("hgnetv2-hf:")]
         assert len(error) == 1 and words in error[0], (name, error)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["dfine_n", "rtdetrv2_hgnetv2_l", "paddledet_rtdetr_hgnetv2_l"])
+@pytest.mark.parametrize("part", ["backbone", "neck or encoder"])
+def test_detectors_with_negative_variances_or_huge_numbers_are_refused(golden_checkpoint, tmp_path, name, part):
+    source = find_source(str(golden_checkpoint(name)))
+    tensors, _ = read_weights(source.path)
+    inside = [each for each in tensors if each.startswith("backbone.") == (part == "backbone")]
+    variance = next(each for each in inside if each.endswith((".running_var", "._variance")))
+    weight = next(each for each in inside if tensors[each].ndim == 4)
+    for bad, value, words in ((variance, -1e-3, "negative variance"), (weight, -1e39, "beyond float32")):
+        changed = tensors[bad].double().clone()
+        changed.view(-1)[-1] = value
+        with pytest.raises(ConversionError, match=words):
+            read_detector(source, recognise_detector(tensors), {**tensors, bad: changed}, GOLDEN_FAMILIES.get(name))
 
 
 def test_published_detectors_are_in_the_table():

@@ -20,6 +20,7 @@ from .folder import atomic_folder, check_target
 from .layouts import LAYOUTS, is_counter, is_head, recognise_layout, rename, rename_back, split_detector
 from .model_card import model_card
 from .source import find_source
+from .values import checked_weight
 from .verification import Parity
 from .verification import verify as verify_original
 from .weight_file import read_weights
@@ -374,9 +375,7 @@ def _load(model, tensors):
             raise ConversionError(
                 f"The tensor {name} holds {tensor.dtype} values; weights are floating-point numbers."
             )
-        if not torch.isfinite(tensor).all():
-            raise ConversionError(f"The tensor {name} holds values that are not finite (NaN or infinity).")
-        state_dict[name] = tensor.float().contiguous()
+        state_dict[name] = checked_weight(name, tensor)
     for name in counters - set(tensors):
         state_dict[name] = torch.tensor(0)
     model.load_state_dict(state_dict, assign=True)

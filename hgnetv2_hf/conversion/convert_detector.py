@@ -14,6 +14,7 @@ from .detectors import DETECTORS, rename_detector
 from .errors import ConversionError
 from .families import decide_family
 from .layouts import LAYOUTS, is_counter
+from .values import checked_weight
 
 
 _MODELS = {
@@ -67,7 +68,8 @@ def read_detector(source, key, content, family=None):
     values.update(_labels(values.pop("num_labels"), assumed))
     if detector.is_paddle:
         _add_padding_class(tensors)
-    tensors = {name: _checked(name, tensor) for name, tensor in tensors.items()}
+    # up and reg_scale are whole numbers in some files
+    tensors = {name: t if is_counter(name) else checked_weight(name, t) for name, t in tensors.items()}
     model = _load(detector, values, tensors)
     left_out = [name for name in content if any(re.search(pattern, name) for pattern in detector.computed)]
     left_out = [f"{len(left_out)} counters and constants that the network computes itself"] if left_out else []
@@ -217,15 +219,6 @@ def _add_padding_class(tensors):
     name = "model.denoising_class_embed.weight"
     if name in tensors:
         tensors[name] = torch.cat([tensors[name], torch.zeros(1, tensors[name].shape[1])])
-
-
-def _checked(name, tensor):
-    if is_counter(name):
-        return tensor
-    tensor = tensor.float()  # up and reg_scale are whole numbers in some files
-    if not torch.isfinite(tensor).all():
-        raise ConversionError(f"The tensor {name} holds values that are not finite (NaN or infinity).")
-    return tensor.contiguous()
 
 
 def _load(detector, values, tensors):
