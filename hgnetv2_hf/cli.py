@@ -128,6 +128,11 @@ def _add_convert(commands):
         "--task", choices=["classification", "detection", "backbone"], help="default: what the file holds"
     )
     parser.add_argument(
+        "--family",
+        choices=["dfine", "deim", "rtdetrv4"],
+        help="the program that a detector with D-FINE's tensors comes from, where neither its tensors nor a published name say",
+    )
+    parser.add_argument(
         "--resize-short",
         type=_pixels,
         metavar="PIXELS",

@@ -13,16 +13,18 @@ import PIL.Image
 import pytest
 import torch
 import transformers
-from conftest import GOLDENS, golden_input, relative_difference
+from conftest import GOLDEN_FAMILIES, GOLDENS, golden_input, relative_difference
 from scipy.optimize import linear_sum_assignment
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import hgnetv2_hf
 from hgnetv2_hf import ConversionError, convert_checkpoint
 from hgnetv2_hf.cli import main
-from hgnetv2_hf.conversion.detectors import DETECTORS, rename_detector
+from hgnetv2_hf.conversion.convert_detector import read_detector
+from hgnetv2_hf.conversion.detectors import DETECTORS, recognise_detector, rename_detector
 from hgnetv2_hf.conversion.layouts import LAYOUTS, rename_back
 from hgnetv2_hf.conversion.paddle_file import write_paddle_file
+from hgnetv2_hf.conversion.source import find_source
 from hgnetv2_hf.conversion.weight_file import read_weights
 from hgnetv2_hf.published import PUBLISHED
 
@@ -228,7 +230,7 @@ def test_other_sizes_and_class_counts_are_recognised_from_the_tensors(tmp_path, 
     key, manifest, variant, fields = OTHER_SIZES[name]
     classes = 7 if name.endswith("s") else 80
     path, model, expected = published_file(key, manifest, variant, fields, tmp_path, classes)
-    report = convert_checkpoint(path, tmp_path / "out")
+    report = convert_checkpoint(path, tmp_path / "out", family="dfine" if key == "dfine" else None)
     assert (report.task, report.variant, report.num_labels) == ("detection", variant, classes)
     converted = type(model).from_pretrained(tmp_path / "out").eval()
     for field, value in fields.items():
@@ -244,7 +246,7 @@ def test_other_sizes_and_class_counts_are_recognised_from_the_tensors(tmp_path, 
 
 
 def test_verify_compares_the_backbone_of_a_detector_with_timm(timm, golden_checkpoint, tmp_path):
-    report = convert_checkpoint(golden_checkpoint("dfine_n"), tmp_path / "out", verify=True)
+    report = convert_checkpoint(golden_checkpoint("dfine_n"), tmp_path / "out", family="dfine", verify=True)
     (parity,) = report.parity
     assert parity.program.startswith("timm") and parity.difference < 1e-9 and parity.as_converted < 1e-9
     assert "its backbone alone" in (tmp_path / "out" / "README.md").read_text()
@@ -266,7 +268,7 @@ def test_the_task_of_a_detector_file_can_be_chosen_but_not_invented(golden_check
     with pytest.raises(ConversionError, match="a detector of D-FINE, not of RT-DETRv2"):
         convert_checkpoint(golden_checkpoint("dfine_n"), tmp_path / "out", layout="rtdetrv2")
     with pytest.raises(ConversionError, match="does not hold a b4"):
-        convert_checkpoint(golden_checkpoint("dfine_n"), tmp_path / "out", variant="l")
+        convert_checkpoint(golden_checkpoint("dfine_n"), tmp_path / "out", variant="l", family="dfine")
     assert not (tmp_path / "out").exists()
 
 
@@ -299,10 +301,25 @@ def test_bad_detector_files_are_one_line_and_nothing_is_left(golden_checkpoint, 
     }
     for name, (content, words) in cases.items():
         torch.save({"model": content}, tmp_path / f"{name}.pth")
-        assert main(["convert", str(tmp_path / f"{name}.pth"), str(tmp_path / "out")]) == 1
+        assert main(["convert", str(tmp_path / f"{name}.pth"), str(tmp_path / "out"), "--family", "dfine"]) == 1
         error = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if line.startswith("hgnetv2-hf:")]
         assert len(error) == 1 and words in error[0], (name, error)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["dfine_n", "rtdetrv2_hgnetv2_l", "paddledet_rtdetr_hgnetv2_l"])
+@pytest.mark.parametrize("part", ["backbone", "neck or encoder"])
+def test_detectors_with_negative_variances_or_huge_numbers_are_refused(golden_checkpoint, tmp_path, name, part):
+    source = find_source(str(golden_checkpoint(name)))
+    tensors, _ = read_weights(source.path)
+    inside = [each for each in tensors if each.startswith("backbone.") == (part == "backbone")]
+    variance = next(each for each in inside if each.endswith((".running_var", "._variance")))
+    weight = next(each for each in inside if tensors[each].ndim == 4)
+    for bad, value, words in ((variance, -1e-3, "negative variance"), (weight, -1e39, "beyond float32")):
+        changed = tensors[bad].double().clone()
+        changed.view(-1)[-1] = value
+        with pytest.raises(ConversionError, match=words):
+            read_detector(source, recognise_detector(tensors), {**tensors, bad: changed}, GOLDEN_FAMILIES.get(name))
 
 
 def test_published_detectors_are_in_the_table():

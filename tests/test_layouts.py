@@ -204,6 +204,27 @@ def test_half_precision_weights_are_widened_and_the_report_says_so(tiny, tmp_pat
     assert all(torch.equal(written[name].to(tensor.dtype), tensor) for name, tensor in half.items())
 
 
+BAD_VALUES = {"beyond float32": ("conv", 1e300), "negative variance": ("variance", -0.5)}
+
+
+@pytest.mark.parametrize("words", BAD_VALUES)
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+def test_values_that_would_compute_inf_or_nan_are_refused(tiny, tmp_path, layout, words):
+    kind, value = BAD_VALUES[words]
+    path = write_as(tiny, layout, tmp_path, backbone=not LAYOUTS[layout].has_head)
+    tensors = {name: tensor.clone() for name, tensor in read_weights(path)[0].items()}
+    endings = (".conv.weight", ".convolution.weight") if kind == "conv" else (".running_var", "._variance")
+    name = [each for each in tensors if each.endswith(endings)][3]
+    tensors[name] = tensors[name].double()
+    tensors[name].view(-1)[0] = value
+    path = tmp_path / f"bad.{'pdparams' if path.suffix == '.pdparams' else 'pth'}"
+    (write_paddle_file if path.suffix == ".pdparams" else torch.save)(tensors, path)
+    with pytest.raises(ConversionError, match=words):
+        convert_checkpoint(path, tmp_path / "out")
+    with pytest.raises(ConversionError, match=words):
+        hgnetv2_hf.load_backbone_into(hgnetv2_hf.HGNetV2Backbone(tiny.config), path)
+
+
 def test_a_folder_of_timm_brings_its_preprocessing_and_labels(tiny, tmp_path):
     folder = tmp_path / "timm"
     folder.mkdir()

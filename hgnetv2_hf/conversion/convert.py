@@ -15,10 +15,12 @@ from .architecture import name_variant, recognise_architecture
 from .assumptions import assume
 from .detectors import DETECTORS, recognise_detector
 from .errors import ConversionError
+from .families import FAMILY_NAMES, check_family
 from .folder import atomic_folder, claim
 from .layouts import LAYOUTS, is_counter, is_head, recognise_layout, rename, rename_back, split_detector
 from .model_card import model_card
 from .source import find_source
+from .values import checked_weight
 from .verification import Parity
 from .verification import verify as verify_original
 from .weight_file import read_weights
@@ -75,6 +77,7 @@ def convert_checkpoint(
     variant: Optional[str] = None,
     layout: Optional[str] = None,
     task: Optional[str] = None,
+    family: Optional[str] = None,
     verify: bool = False,
     overwrite: bool = False,
     resize_short: Optional[int] = None,
@@ -101,6 +104,8 @@ def convert_checkpoint(
             `"rtdetrv2"`, `"transformers"`); recognised from the names without it.
         task (`str`, *optional*): `"classification"`, `"detection"` or `"backbone"` (also of a detector); by default what the
             file holds.
+        family (`"dfine"`, `"deim"` or `"rtdetrv4"`, *optional*): the program that a whole detector with D-FINE's tensors comes
+            from, which the tensors of most files do not show; DEIM's and RT-DETRv4's are refused, their backbones convert.
         verify (`bool`, defaults to `False`): load the folder again, compare every tensor, and run the original program
             where it is installed (see `verification.py`).
         overwrite (`bool`, defaults to `False`): replace an existing model folder, atomically.
@@ -122,41 +127,39 @@ def convert_checkpoint(
     variant = canonical_name(variant) if variant is not None else None
     _check_choice("layout", layout, tuple(LAYOUTS))
     _check_choice("task", task, TASKS)
+    _check_choice("family", family, FAMILY_NAMES)
     _check_choice("pool_padding", pool_padding, ("same", "zero"))
     if push_to_hub is not None:
         from ..hub import check_repository
 
         check_repository(push_to_hub)
+    options = {
+        "resize_short": resize_short,
+        "crop_size": crop_size,
+        "pool_padding": pool_padding,
+        "dropout_prob": dropout,
+    }
     with claim(output_dir, source, overwrite):
-        found = find_source(os.fspath(source))
-        checkpoint = read_checkpoint(
-            found,
-            layout,
-            variant,
-            task,
-            {
-                "resize_short": resize_short,
-                "crop_size": crop_size,
-                "pool_padding": pool_padding,
-                "dropout_prob": dropout,
-            },
-        )
+        checkpoint = read_checkpoint(find_source(os.fspath(source)), layout, variant, task, options, family)
         report = checkpoint.report
-        report.output_dir = os.fspath(output_dir)
-        report.repo_id = push_to_hub
-        try:
-            with atomic_folder(output_dir) as folder:
-                checkpoint.save(folder)
-                if verify:
-                    _verify(checkpoint, folder)
-                (folder / "README.md").write_text(model_card(report), encoding="utf-8")
-        except SafetensorError as error:
-            raise ConversionError(f"Cannot write {output_dir}: {error}.") from error
+        report.output_dir, report.repo_id = os.fspath(output_dir), push_to_hub
+        _write(checkpoint, output_dir, verify)
     if push_to_hub is not None:
         from ..hub import push_folder
 
         report.checks.append(f"pushed to {push_folder(output_dir, push_to_hub, private, create_pr)}")
     return report
+
+
+def _write(checkpoint, output_dir, verify):
+    try:
+        with atomic_folder(output_dir) as folder:
+            checkpoint.save(folder)
+            if verify:
+                _verify(checkpoint, folder)
+            (folder / "README.md").write_text(model_card(checkpoint.report), encoding="utf-8")
+    except SafetensorError as error:
+        raise ConversionError(f"Cannot write {output_dir}: {error}.") from error
 
 
 @dataclasses.dataclass
@@ -177,7 +180,7 @@ class Checkpoint:
             self.processor.save_pretrained(folder)
 
 
-def read_checkpoint(source, layout=None, variant=None, task=None, options=None):
+def read_checkpoint(source, layout=None, variant=None, task=None, options=None, family=None):
     """
     The first half of a conversion: everything but the writing (see [`convert_checkpoint`] for arguments and errors).
 
@@ -187,10 +190,16 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None):
     options = options or dict.fromkeys(("resize_short", "crop_size", "pool_padding", "dropout_prob"))
     content, place = read_weights(source.path)
     detector = recognise_detector(content)
+    if family is not None and detector != "dfine":
+        raise ConversionError(
+            f"The option family tells the programs with D-FINE's tensors apart; {source.path} holds no such detector."
+        )
     if detector is not None and task in (None, "detection"):
-        read = _read_whole_detector(source, detector, content, layout, options)
+        read = _read_whole_detector(source, detector, content, layout, options, family)
     else:
         read = _read_network(source, content, layout, task, options)
+        if family is not None:
+            check_family(source, content, read.report.variant, family)
     report = read.report
     if variant is not None and variant != report.variant:
         what = f"a {report.variant}" if report.variant else "none of the published variants"
@@ -201,7 +210,7 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None):
     return read
 
 
-def _read_whole_detector(source, key, content, layout, options):
+def _read_whole_detector(source, key, content, layout, options, family):
     from .convert_detector import read_detector
 
     if layout not in (None, key):
@@ -211,7 +220,7 @@ def _read_whole_detector(source, key, content, layout, options):
     given = [name for name, value in options.items() if value is not None]
     if given:
         raise ConversionError(f"A detector takes no option {' or '.join(given)}.")
-    model, processor, variant, assumed, left_out = read_detector(source, key, content)
+    model, processor, variant, assumed, left_out = read_detector(source, key, content, family)
     report = _report(source, model, key, variant, "detection", assumed, left_out, len(content))
     return Checkpoint(report, model, content, processor)
 
@@ -362,9 +371,7 @@ def _load(model, tensors):
             raise ConversionError(
                 f"The tensor {name} holds {tensor.dtype} values; weights are floating-point numbers."
             )
-        if not torch.isfinite(tensor).all():
-            raise ConversionError(f"The tensor {name} holds values that are not finite (NaN or infinity).")
-        state_dict[name] = tensor.float().contiguous()
+        state_dict[name] = checked_weight(name, tensor)
     for name in counters - set(tensors):
         state_dict[name] = torch.tensor(0)
     model.load_state_dict(state_dict, assign=True)

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import re
-from pathlib import Path
 
 import torch
 import transformers
@@ -13,7 +12,9 @@ from ..published import ASSETS
 from .architecture import Shapes, name_variant, recognise_architecture
 from .detectors import DETECTORS, rename_detector
 from .errors import ConversionError
+from .families import decide_family
 from .layouts import LAYOUTS, is_counter
+from .values import checked_weight
 
 
 _MODELS = {
@@ -36,29 +37,28 @@ _NOT_OF_THE_DETECTOR = (
 _COMPUTED_HERE = r"(\.num_batches_tracked|\.n(um)?_points_scale)$"  # Transformers fills them in by itself
 
 
-def read_detector(source, key, content):
+def read_detector(source, key, content, family=None):
     """
     Args:
         source ([`Source`]): the file.
         key (`str`): the row of [`DETECTORS`] that it belongs to.
         content (`dict[str, torch.Tensor]`): its tensors, under its program's names.
+        family (`str`, *optional*): which of the programs with D-FINE's tensors it comes from (see `families.py`).
 
     Returns:
         `tuple`: the model, the image processor's configuration, the variant of the backbone, the assumed fields, and what was left out.
 
     Raises:
-        `ConversionError`: it is a DEIM detector, a tensor is missing or unknown, or the parts do not fit together.
+        `ConversionError`: Transformers cannot express its family, a tensor is missing or unknown, or the parts do not fit together.
     """
     detector = DETECTORS[key]
-    if "deim" in Path(source.path).name.lower():
-        raise ConversionError(
-            f"{source.path} is named after DEIM, whose detectors have the tensors of D-FINE but SiLU in the prediction heads, "
-            "which Transformers' D-FINE cannot express; --task backbone converts its backbone."
-        )
     tensors, backbone = rename_detector(content, detector)
     fields = recognise_architecture(backbone)
     shapes = Shapes(tensors)
     assumed = _assumed(detector)
+    if key == "dfine":
+        _, reason = decide_family(source, content, name_variant(fields), family)
+        assumed["head activation"] = ("relu", reason)
     values = _common_fields(shapes)
     values.update({field: value for field, (value, _) in assumed.items() if field not in _NOT_OF_THE_DETECTOR})
     for field in ("encode_proj_layers", "feat_strides"):
@@ -68,7 +68,8 @@ def read_detector(source, key, content):
     values.update(_labels(values.pop("num_labels"), assumed))
     if detector.is_paddle:
         _add_padding_class(tensors)
-    tensors = {name: _checked(name, tensor) for name, tensor in tensors.items()}
+    # up and reg_scale are whole numbers in some files
+    tensors = {name: t if is_counter(name) else checked_weight(name, t) for name, t in tensors.items()}
     model = _load(detector, values, tensors)
     left_out = [name for name in content if any(re.search(pattern, name) for pattern in detector.computed)]
     left_out = [f"{len(left_out)} counters and constants that the network computes itself"] if left_out else []
@@ -100,10 +101,6 @@ def _assumed(detector):
     if detector.model_type == "d_fine":
         assumed["eval_idx"] = (-1, reason)
         assumed["layer_scale"] = (1.0, reason)
-        assumed["head activation"] = (
-            "relu",
-            "D-FINE; DEIM's detectors have the same tensors but SiLU there, and converted so they would be wrong",
-        )
     return assumed
 
 
@@ -222,15 +219,6 @@ def _add_padding_class(tensors):
     name = "model.denoising_class_embed.weight"
     if name in tensors:
         tensors[name] = torch.cat([tensors[name], torch.zeros(1, tensors[name].shape[1])])
-
-
-def _checked(name, tensor):
-    if is_counter(name):
-        return tensor
-    tensor = tensor.float()  # up and reg_scale are whole numbers in some files
-    if not torch.isfinite(tensor).all():
-        raise ConversionError(f"The tensor {name} holds values that are not finite (NaN or infinity).")
-    return tensor.contiguous()
 
 
 def _load(detector, values, tensors):

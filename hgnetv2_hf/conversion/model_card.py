@@ -125,9 +125,10 @@ def _detection_usage(report, folder):
     lines = ["## Use", "", "With Transformers alone, or with hgnetv2_hf imported, which gives the same outputs:", ""]
     lines += ["```python", *_DETECT.strip().replace("FOLDER", folder).splitlines(), "```", ""]
     if report.model_type == "d_fine":
+        _, reason = report.assumed["head activation"]
         lines += [
-            "If these weights come from DEIM, they are wrong here: its detectors have the tensors of D-FINE but SiLU in the "
-            "prediction heads, which Transformers' D-FINE cannot express and no tensor shows.",
+            f"The prediction heads have D-FINE's ReLU ({reason}). DEIM and RT-DETRv4 have SiLU there and the same tensors: weights "
+            "of theirs would be wrong here.",
             "",
         ]
     return lines
