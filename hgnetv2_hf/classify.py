@@ -34,6 +34,7 @@ from .folding import contains_hgnetv2
 from .image_files import UNREADABLE, find_images, sentence
 from .loading import load_image_processor
 from .optimize import optimize_for_inference
+from .precision import fastest_dtype, warn_if_emulated
 
 
 TABLES = (".csv", ".jsonl", ".parquet")
@@ -55,7 +56,8 @@ def classify(
         output (`str`, *optional*): a `.csv`, `.jsonl` or `.parquet` file, complete or absent; by default rows are printed.
         top_k (`int`, defaults to 5): labels per image.
         batch_size (`int`, defaults to 16): images per call of the network.
-        dtype (`str`, defaults to `"float32"`): or `"bfloat16"`, `"float16"`: the precision of the network.
+        dtype (`str`, defaults to `"float32"`): or `"bfloat16"`, `"float16"`, `"auto"` (bfloat16 where it is native, else
+            float32): the precision of the network.
         compile (`bool`, defaults to `False`): compile the network first; worth it for thousands of images.
         workers (`int`, *optional*): threads that decode and resize; by default one per core.
         overwrite (`bool`, defaults to `False`): replace an existing output file.
@@ -159,7 +161,7 @@ def _load(folder, dtype, compile, batch_size, device):
             raise ConversionError(f"{folder} is no image classifier.")
         model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
         processor = load_image_processor(folder)
-        model = _fastest(model.to(device), getattr(torch, dtype), compile)
+        model = _fastest(model.to(device), dtype, compile)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ConversionError(f"{folder} is no classifier that can be loaded: {sentence(error)[:300]}") from error
 
@@ -175,8 +177,10 @@ def _load(folder, dtype, compile, batch_size, device):
 
 
 def _fastest(model, dtype, compile):
+    dtype = fastest_dtype(model.device) if dtype == "auto" else getattr(torch, dtype)
     if contains_hgnetv2(model):
         return optimize_for_inference(model, dtype=dtype, compile=compile)
+    warn_if_emulated(dtype, model.device)
     model = model.to(dtype)
     return torch.compile(model) if compile else model
 

@@ -3,14 +3,17 @@
 import functools
 import json
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
+import torch
 import transformers
 
 from .conversion.errors import ConversionError
 from .image_files import sentence
 from .loading import load_image_processor
+from .precision import PrecisionWarning, is_native_in_openvino
 
 
 FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "executorch": "model.pte"}
@@ -28,14 +31,18 @@ def load_exported(folder, dtype="float32", threads=None):
 
     Args:
         folder (`str` or `os.PathLike`): the folder.
-        dtype (`"float32"` or `"bfloat16"`, defaults to `"float32"`): what OpenVINO computes in; the others have one.
+        dtype (`"float32"`, `"bfloat16"` or `"auto"`, defaults to `"float32"`): what OpenVINO computes in; the others have one.
+            `"auto"` is bfloat16 where OpenVINO computes it natively on this processor, else float32.
         threads (`int`, *optional*): CPU threads; by default the runtime's choice.
 
     Returns:
-        `ExportedImageClassifier` for a classifier, else `ExportedModel`.
+        `ExportedImageClassifier` for a classifier, else `ExportedModel`; `.dtype` says what is computed.
 
     Raises:
         `ConversionError`: no such folder, a damaged file, or the runtime is not installed.
+
+    Warns:
+        `PrecisionWarning`: bfloat16 was asked for and is not native here; float32 is computed.
     """
     try:
         description = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))
@@ -43,29 +50,38 @@ def load_exported(folder, dtype="float32", threads=None):
         names = description["outputs"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConversionError(f"{folder} holds no model that `hgnetv2-hf export` wrote ({DESCRIPTION}).") from error
-    if dtype not in ("float32", "bfloat16") or (dtype == "bfloat16" and description["format"] != "openvino"):
+    is_openvino = description["format"] == "openvino"
+    if dtype not in ("float32", "bfloat16", "auto") or (dtype == "bfloat16" and not is_openvino):
         raise ConversionError(
             f"A folder for {description['format']} does not run in {dtype}: float32 always works, bfloat16 in openvino."
         )
     path = Path(folder) / FORMATS[description["format"]]
     try:
-        run = start(path, dtype, threads, description)
+        computed = _openvino_dtype(dtype) if is_openvino else "float32"
+        run = start(path, computed, threads, description)
     except ImportError as error:
         raise ConversionError(
             f'{error.name} is not installed: pip install "hgnetv2-hf[{description["format"]}]".'
         ) from error
     except Exception as error:  # each runtime has errors of its own for a damaged file
         raise ConversionError(f"{path} cannot be loaded: {sentence(error)[:300]}") from error
+    if dtype not in ("auto", computed):
+        warnings.warn(
+            f"OpenVINO does not compute {dtype} natively on this processor; {folder} runs in {computed}.",
+            PrecisionWarning,
+            stacklevel=2,
+        )
     is_classifier = names == ["logits"]
-    return (ExportedImageClassifier if is_classifier else ExportedModel)(folder, names, run)
+    return (ExportedImageClassifier if is_classifier else ExportedModel)(folder, names, run, computed)
 
 
 class ExportedModel:
-    """A model in another runtime: `(batch, channels, height, width)` float32 in, named arrays out."""
+    """A model in another runtime: `(batch, channels, height, width)` float32 in, named arrays out; computed in `dtype`."""
 
-    def __init__(self, folder, names, run):
+    def __init__(self, folder, names, run, dtype):
         self.folder = os.fspath(folder)
         self.names = names
+        self.dtype = dtype
         self._run = run
 
     def run(self, pixel_values):
@@ -90,8 +106,8 @@ class ExportedModel:
 class ExportedImageClassifier(ExportedModel):
     """Called like `pipeline("image-classification")`: images in, labels and scores out."""
 
-    def __init__(self, folder, names, run):
-        super().__init__(folder, names, run)
+    def __init__(self, folder, names, run, dtype):
+        super().__init__(folder, names, run, dtype)
         self.config = transformers.AutoConfig.from_pretrained(folder)
         self.image_processor = load_image_processor(folder)
 
@@ -138,6 +154,13 @@ def openvino_core():
     import openvino
 
     return openvino.Core()
+
+
+def _openvino_dtype(asked):
+    """What OpenVINO computes: asked for a precision that the processor lacks, it takes float32 without a word."""
+    if asked == "float32" or not is_native_in_openvino(torch.bfloat16, openvino_core()):
+        return "float32"
+    return "bfloat16"
 
 
 def _start_openvino(path, dtype, threads, description):

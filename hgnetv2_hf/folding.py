@@ -9,12 +9,13 @@ one convolution with bias, and one clamp.
 """
 
 import copy
-import functools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from .precision import onednn_computes
 
 
 _FROZEN_BATCH_NORM_EPS = 1e-5  # the detectors' frozen batch norm keeps it inside its forward
@@ -255,15 +256,5 @@ def _onednn_takes(hidden_state):
         hidden_state.device.type == "cpu"
         and not torch.is_grad_enabled()
         and not torch.jit.is_tracing()
-        and _onednn_computes(hidden_state.dtype)
+        and onednn_computes(hidden_state.dtype)
     )
-
-
-@functools.cache
-def _onednn_computes(dtype):
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_convolution_weight"):
-        return False
-    if dtype == torch.float32:
-        return True
-    asks = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}.get(dtype)
-    return asks is not None and hasattr(torch.ops.mkldnn, asks) and getattr(torch.ops.mkldnn, asks)()

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from .folding import contains_hgnetv2, fold, is_folded, is_network
+from .precision import fastest_dtype, warn_if_emulated
 
 
 _COMPILED_SHAPES = 64  # beyond these, PyTorch runs the folded model without compiling it
@@ -20,8 +21,9 @@ def optimize_for_inference(model, dtype=None, compile=False):
     Args:
         model (`nn.Module`): a classifier, a backbone or anything that contains HGNetV2 (D-FINE, RT-DETR, …) in evaluation mode,
             of stock Transformers, this package or remote code. It is left as it is.
-        dtype (`torch.dtype`, *optional*): the precision to run in, e.g. `torch.bfloat16`; inputs are cast. By default the
-            model's. Folding is done in float64 whatever this says.
+        dtype (`torch.dtype` or `"auto"`, *optional*): the precision to run in, e.g. `torch.bfloat16`; inputs are cast. By
+            default the model's. `"auto"` is bfloat16 where the model's device computes it natively, else float32. Folding is
+            done in float64 whatever this says.
         compile (`bool`, defaults to `False`): through `torch.compile` with frozen weights, at the first call with each shape of
             input (tens of seconds; needs a C++ compiler on CPUs). Worth it where shapes stay the same. Of a detector, the
             backbone is compiled.
@@ -35,8 +37,14 @@ def optimize_for_inference(model, dtype=None, compile=False):
         `TypeError`: not a module.
         `ValueError`: the model is in training mode, quantised, offloaded, compiled or optimised already, or has no HGNetV2 in it;
             its weights are not finite; or `dtype` is not a floating-point type.
+
+    Warns:
+        `PrecisionWarning`: the device emulates this precision, which takes several times as long as float32.
     """
     _check(model, dtype)
+    parameter = _first_parameter(model)
+    dtype = fastest_dtype(parameter.device) if dtype == "auto" else dtype
+    warn_if_emulated(dtype or parameter.dtype, parameter.device)
     with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode could not be moved afterwards
         optimized = copy.deepcopy(model)
         fold(optimized, fused=not compile)
@@ -82,8 +90,7 @@ class OptimizedForInference:
             return pixel_values  # the model's own message
         if pixel_values.device.type == "cpu" and not pixel_values.sum(dtype=torch.float64).isfinite():
             raise ValueError("`pixel_values` holds NaN or infinite values, which a fused clamp would hide.")
-        dtype = next(parameter.dtype for parameter in self.parameters() if parameter.is_floating_point())
-        return pixel_values.to(dtype).contiguous(memory_format=torch.channels_last)
+        return pixel_values.to(_first_parameter(self).dtype).contiguous(memory_format=torch.channels_last)
 
     def train(self, mode=True):
         if mode:
@@ -153,11 +160,17 @@ def _torch_version():
     return tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 
+def _first_parameter(model):
+    return next(parameter for parameter in model.parameters() if parameter.is_floating_point())
+
+
 def _check(model, dtype):
     if not isinstance(model, nn.Module):
         raise TypeError(f"optimize_for_inference takes a model, not {type(model).__name__}.")
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ValueError(f"dtype={dtype!r} is not a floating-point type; int8 is `hgnetv2-hf export --int8`.")
+    if dtype not in (None, "auto") and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(
+            f'dtype={dtype!r} is neither a floating-point type nor "auto"; int8 is `hgnetv2-hf export --int8`.'
+        )
     if isinstance(model, OptimizedForInference) or is_folded(model):
         raise ValueError("This model is optimised for inference already; optimise the one it was made from.")
     if hasattr(model, "_orig_mod"):

@@ -16,7 +16,7 @@ import transformers
 from conftest import randomize
 
 import hgnetv2_hf
-from hgnetv2_hf import ConversionError, digits
+from hgnetv2_hf import ConversionError, digits, precision
 from hgnetv2_hf.classify import classify
 from hgnetv2_hf.cli import main
 
@@ -209,6 +209,14 @@ def test_bad_requests_get_one_sentence(model, images, tmp_path, capsys):
         assert main(["classify", *arguments]) == 1
         assert message in capsys.readouterr().err.splitlines()[-1]
     assert main(["classify", str(images), "--model", str(model), "--output", "/dev/full/out.csv"]) == 1
+
+
+def test_an_emulated_precision_is_one_line_on_stderr(model, images, monkeypatch, capsys):
+    monkeypatch.setattr(precision, "_cpu_is_native", lambda dtype: dtype == torch.float32)
+    command = ["classify", str(images / "011.png"), "--model", str(model), "--dtype"]
+    for dtype, lines in [("bfloat16", 1), ("auto", 0)]:
+        assert main([*command, dtype]) == 0
+        assert capsys.readouterr().err.count("hgnetv2-hf: This processor does not compute bfloat16") == lines
 
 
 @pytest.mark.slow
