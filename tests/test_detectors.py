@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import PIL.Image
 import pytest
 import torch
 import transformers
-from conftest import GOLDENS, golden_input, relative_difference
+from conftest import GOLDENS, golden_input, randomize, relative_difference
 from scipy.optimize import linear_sum_assignment
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
@@ -401,8 +402,6 @@ def fresh_detector(tiny_fields):
 
 @pytest.mark.parametrize("form", ["folder", "file", "published"])
 def test_a_detector_starts_from_imagenet_weights(fresh_detector, tiny_fields, tmp_path, monkeypatch, form):
-    from conftest import randomize
-
     config = hgnetv2_hf.PPHGNetV2Config(**tiny_fields, num_labels=3)
     classifier = randomize(hgnetv2_hf.PPHGNetV2ForImageClassification(config).eval())
     write_paddle_file(rename_back(classifier.state_dict(), LAYOUTS["paddleclas"]), tmp_path / "w.pdparams")
@@ -462,6 +461,30 @@ def test_fine_tuning_from_a_random_head_learns_a_small_set_and_its_folder_detect
         np.asarray(PIL.Image.open(path).convert("RGB")) for path in (tmp_path / "csv" / "0.png", images[0])
     )
     assert picture.shape == original.shape and (picture != original).any()
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_an_exported_detector_is_compared_query_by_query(fresh_detector, tie):
+    from hgnetv2_hf.exporting import detector_difference
+
+    torch.manual_seed(0)
+    model = fresh_detector().eval()
+    if not tie:
+        randomize(model, seed=1)
+    order, samples = torch.randperm(10), [torch.randn(1, 3, 128, 128) for _ in range(2)]
+
+    def run(pixel_values, logits=0.0, boxes=0.0):
+        with torch.no_grad():
+            output = model(torch.from_numpy(pixel_values))
+        found = {name: output[name][:, order].numpy().copy() for name in ("logits", "pred_boxes")}
+        found["logits"][0, 3] += logits
+        found["pred_boxes"][0, 5] += boxes
+        return found
+
+    assert detector_difference(model, run, samples) == 0
+    changed = [detector_difference(model, partial(run, **{name: 0.01}), samples) for name in ("logits", "boxes")]
+    assert changed == [None, None] if tie else all(1e-4 < each < 0.1 for each in changed)
+    assert np.isnan(detector_difference(model, partial(run, boxes=np.nan), samples))
 
 
 @pytest.fixture
