@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from .conversion.errors import ConversionError
 from .conversion.folder import atomic_folder, check_target
-from .image_files import UNREADABLE, find_images, sentence
+from .image_files import UNREADABLE, find_images, printable, printable_path, sentence
 
 
 TABLES = {"csv": "detections.csv", "jsonl": "detections.jsonl"}
@@ -62,7 +62,7 @@ def detect(paths, model, output_dir, threshold=0.5, table="csv", overwrite=False
         _write_table(rows, folder / TABLES[table])
     failed = sum("error" in row for row in rows)
     show(
-        f"{len(rows) - failed} objects in {len(images) - failed} images -> {output_dir} (pictures and {TABLES[table]})"
+        f"{len(rows) - failed} objects in {len(images) - failed} images -> {printable_path(output_dir)} (pictures and {TABLES[table]})"
         + (f"; {failed} images could not be read" if failed else "")
     )
     return rows
@@ -112,6 +112,8 @@ def _draw(image, objects):
 
 
 def _write_table(rows, path):
+    rows = [{**row, "image": printable_path(row["image"])} for row in rows]
+    rows = [{name: printable(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows]
     with open(path, "w", encoding="utf-8", newline="") as file:
         if path.suffix == ".jsonl":
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -1,12 +1,14 @@
 """`classify`: rows for files, in order, at any size, whatever interrupts it."""
 
 import csv
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.parse
 
 import numpy as np
 import PIL.Image
@@ -228,13 +230,42 @@ def test_compiled_says_the_same_in_batches_of_one_size(model, images, tmp_path):
     ]
 
 
-def test_names_that_are_not_text_are_rows_too(model, tmp_path):
-    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
-    digits.load_held_out()[0][0].save(tmp_path / "image.png")
-    os.rename(tmp_path / "image.png", name)
-    for table in ("out.csv", "out.jsonl"):
-        assert classify([os.fsdecode(name)], model, tmp_path / table, show=str)["unreadable"] == 0
-        assert (tmp_path / table).is_file()
+@pytest.fixture
+def not_utf8(tmp_path):
+    """An image whose name is no UTF-8, and one whose name looks like the other's in a table."""
+    names = [os.fsencode(tmp_path) + name for name in (b"/caf\xe9.png", b"/caf%E9.png", b"/caf\\xe9.png")]
+    for name in names:
+        digits.load_held_out()[0][0].save(tmp_path / "image.png")
+        os.rename(tmp_path / "image.png", name)
+    return [os.fsdecode(name) for name in names]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_names_that_are_not_text_are_rows_too(model, not_utf8, tmp_path, suffix):
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow", reason="comes with the extra [parquet]")
+    table = tmp_path / f"out.{suffix}"
+    assert classify(not_utf8, model, table, show=str)["unreadable"] == 0
+    if suffix == "parquet":
+        found = importlib.import_module("pyarrow.parquet").read_table(table).to_pylist()
+    else:
+        found = (
+            rows(table) if suffix == "csv" else [json.loads(line) for line in table.read_text("utf-8").splitlines()]
+        )
+    shown = [row["image"] for row in found]
+    assert shown == [f"file://{tmp_path}/caf%E9.png", *not_utf8[1:]]
+    assert os.fsdecode(urllib.parse.unquote_to_bytes(shown[0].removeprefix("file://"))) == not_utf8[0]
+
+
+def test_names_that_are_not_text_are_printed_and_resumed(model, not_utf8, tmp_path):
+    command = [sys.executable, "-m", "hgnetv2_hf.cli", "classify", *not_utf8, "--model", str(model)]
+    run = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"})
+    assert run.returncode == 0 and b"/caf%E9.png: " in run.stdout + run.stderr, run.stderr[-2000:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hgnetv2_hf.classify._write_table", lambda *_: sys.exit(1))
+        with pytest.raises(SystemExit):
+            classify(not_utf8, model, tmp_path / "out.csv", show=str)
+    assert classify(not_utf8, model, tmp_path / "out.csv", show=str)["resumed"] == len(not_utf8)
 
 
 @pytest.mark.slow

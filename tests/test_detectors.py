@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -517,6 +518,18 @@ def test_detect_lists_a_bad_image_with_its_error_and_numbers_equal_names(detecto
     assert broken["image"].endswith("broken.jpg") and not broken["label"]
     assert main(arguments) == 1 and "exists already" in capsys.readouterr().err
     assert main([*arguments, "--overwrite"]) == 0
+
+
+def test_detect_lists_names_that_are_not_text(detector_folder, tmp_path):
+    pytest.importorskip("torchvision", reason="torchvision comes with the extra [detection]")
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    PIL.Image.radial_gradient("L").save(tmp_path / "image.png")
+    os.rename(tmp_path / "image.png", name)
+    for table in ("csv", "jsonl"):
+        out = tmp_path / table
+        arguments = ["--model", str(detector_folder), "--output", str(out), "--threshold", "0", "--table", table]
+        assert main(["detect", os.fsdecode(name), *arguments]) == 0
+        assert f"file://{tmp_path}/caf%E9.png" in (out / f"detections.{table}").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
