@@ -26,7 +26,7 @@ class FoldedConvLayer(nn.Module):
     """Convolution with bias, and a clamp to ``minimum`` … ``maximum``, in evaluation mode only.
 
     ``fused`` hands convolution and clamp to oneDNN in one call, with weights reordered for the shape seen last, where PyTorch
-    offers that (CPU; float32, and bfloat16 or float16 where the processor has them). It computes the same and cannot be traced.
+    offers that (CPU; float32, and bfloat16 or float16 where the processor has them). It computes the same; what is traced does without.
     """
 
     def __init__(self, convolution, weight, bias, minimum=-math.inf, maximum=math.inf):
@@ -251,10 +251,15 @@ def _computes_the_same(layer):
     return expected.shape == got.shape and torch.allclose(got, expected, rtol=0, atol=tolerance)
 
 
+def is_tracing():
+    """Whether PyTorch is turning Python into a graph: `torch.export`, `torch.compile`, `torch.jit.trace`."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def _onednn_takes(hidden_state):
     return (
         hidden_state.device.type == "cpu"
         and not torch.is_grad_enabled()
-        and not torch.jit.is_tracing()
+        and not is_tracing()
         and onednn_computes(hidden_state.dtype)
     )

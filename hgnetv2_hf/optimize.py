@@ -2,11 +2,12 @@
 
 import contextlib
 import copy
+import functools
 
 import torch
 from torch import nn
 
-from .folding import contains_hgnetv2, fold, is_folded, is_network
+from .folding import contains_hgnetv2, fold, is_folded, is_network, is_tracing
 from .precision import fastest_dtype, warn_if_emulated
 
 
@@ -31,7 +32,9 @@ def optimize_for_inference(model, dtype=None, compile=False):
     Returns:
         A new object of a class derived from the model's, which computes without gradients, works in `pipeline`, and raises
         `RuntimeError` from `save_pretrained`, `push_to_hub` and `train()`: folded weights would load elsewhere without an
-        error and compute something else. On CPUs without `compile`, weights are held twice: as they are, and in oneDNN's order.
+        error and compute something else. It can be pickled, copied, sent to other processes (compiled again there) and traced
+        by `torch.export` and `torch.compile`. On CPUs without `compile`, weights are held twice: as they are, and in oneDNN's
+        order. Inputs with NaN or infinite values raise `ValueError` on CPUs, but not in a graph traced from it.
 
     Raises:
         `TypeError`: not a module.
@@ -49,12 +52,7 @@ def optimize_for_inference(model, dtype=None, compile=False):
         optimized = copy.deepcopy(model)
         fold(optimized, fused=not compile)
         optimized = optimized.eval().to(dtype=dtype, memory_format=torch.channels_last).requires_grad_(False)
-    original = type(optimized)
-    optimized.__class__ = type(
-        original.__name__,
-        (OptimizedForInference, original),
-        {"__module__": original.__module__, "_original": original},
-    )
+    optimized.__class__ = _optimized_class(type(optimized))
     optimized._forward = optimized._original_forward
     if compile:
         _compile(optimized)
@@ -75,9 +73,9 @@ class OptimizedForInference:
     """What `optimize_for_inference` mixes into a copy of a model."""
 
     def forward(self, *args, **kwargs):
-        if "pixel_values" in kwargs:
-            kwargs["pixel_values"] = self._as_computed(kwargs["pixel_values"])
-        elif args:
+        if not args and "pixel_values" in kwargs:
+            args = (kwargs.pop("pixel_values"),)  # one way to call, so that one compilation serves both
+        if args:
             args = (self._as_computed(args[0]), *args[1:])
         with torch.no_grad():
             return self._forward(*args, **kwargs)
@@ -88,7 +86,10 @@ class OptimizedForInference:
     def _as_computed(self, pixel_values):
         if not isinstance(pixel_values, torch.Tensor) or pixel_values.ndim != 4:
             return pixel_values  # the model's own message
-        if pixel_values.device.type == "cpu" and not pixel_values.sum(dtype=torch.float64).isfinite():
+        is_checked = (
+            pixel_values.device.type == "cpu" and not is_tracing()
+        )  # a graph has no place for an answer in Python
+        if is_checked and not pixel_values.sum(dtype=torch.float64).isfinite():
             raise ValueError("`pixel_values` holds NaN or infinite values, which a fused clamp would hide.")
         return pixel_values.to(_first_parameter(self).dtype).contiguous(memory_format=torch.channels_last)
 
@@ -103,6 +104,10 @@ class OptimizedForInference:
     def push_to_hub(self, *args, **kwargs):
         self._refuse("pushed to the Hub")
 
+    def __reduce_ex__(self, protocol):
+        _, _, *state = super().__reduce_ex__(protocol)
+        return (_blank, (self._original,), *state)
+
     def _refuse(self, what):
         raise RuntimeError(
             f"A model optimised for inference cannot be {what}: its batch norm and LAB are folded into the convolutions, and "
@@ -111,15 +116,33 @@ class OptimizedForInference:
         )
 
 
+@functools.cache
+def _optimized_class(original):
+    namespace = {"__module__": original.__module__, "_original": original}
+    return type(original.__name__, (OptimizedForInference, original), namespace)
+
+
+def _blank(original):
+    """What pickle and copy fill: the class itself cannot be found by its name."""
+    optimized = _optimized_class(original)
+    return optimized.__new__(optimized)
+
+
 class CompiledPerShape:
     """``torch.compile`` with frozen weights, once per shape: weights are packed for it, and another one's order is slow."""
 
     def __init__(self, forward):
         options = {"cpp_wrapper": True} if _torch_version() >= (2, 9) else {}
+        self._forward = forward
         self._compiled = torch.compile(forward, dynamic=False, options=options)
         self._seen = set()
 
+    def __reduce__(self):
+        return CompiledPerShape, (self._forward,)
+
     def __call__(self, *args, **kwargs):
+        if is_tracing():
+            return self._forward(*args, **kwargs)
         call = self._signature(args, kwargs)
         if call in self._seen:
             return self._compiled(*args, **kwargs)

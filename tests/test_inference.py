@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pickle
 import subprocess
 import sys
 import warnings
@@ -291,6 +292,69 @@ def test_the_result_works_in_a_pipeline(tmp_path):
     )
     for ours, theirs in zip(built(images[:50], top_k=3), expected):
         assert np.allclose([each["score"] for each in ours], [each["score"] for each in theirs], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_it_can_be_pickled_and_computes_the_same(tiny_fields, tmp_path, dtype):
+    optimized = optimize_for_inference(classifier(tiny_fields), dtype=dtype)
+    x = torch.randn(1, 3, 64, 64)
+    expected = optimized(x).logits
+    torch.save(optimized, tmp_path / "model.pt")
+    for twin in (
+        pickle.loads(pickle.dumps(optimized)),
+        pickle.loads(pickle.dumps(optimized, protocol=0)),
+        torch.load(tmp_path / "model.pt", weights_only=False),
+    ):
+        assert type(twin) is type(optimized) and torch.equal(twin(x).logits, expected)
+        with pytest.raises(RuntimeError, match="cannot be saved"):
+            twin.save_pretrained(tmp_path / "folder")
+
+
+def test_it_can_be_sent_to_a_process(tiny_fields, tmp_path):
+    optimized, x = optimize_for_inference(classifier(tiny_fields)), torch.randn(1, 3, 64, 64)
+    path = tmp_path / "model.pickle"
+    path.write_bytes(pickle.dumps((optimized, x, optimized(x).logits)))
+    code = (
+        "import pickle, sys; model, x, y = pickle.load(open(sys.argv[1], 'rb')); assert (model(x).logits == y).all()"
+    )
+    subprocess.run([sys.executable, "-c", code, path], check=True, timeout=300)
+
+
+@pytest.mark.parametrize("twin_of", [copy.deepcopy, lambda optimized: pickle.loads(pickle.dumps(optimized))])
+def test_compiled_forms_are_copied_without_their_compilation(tiny_fields, monkeypatch, twin_of):
+    compiled, x = [], torch.randn(1, 3, 64, 64)
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: compiled.append(forward) or forward)
+    whole, inside = classifier(tiny_fields), torch.nn.Sequential(classifier(tiny_fields)).eval()
+    for model, network in ((whole, lambda twin: twin), (inside, lambda twin: twin[0])):
+        optimized = optimize_for_inference(model, compile=True)
+        twin = twin_of(optimized)
+        assert compiled[-1].__self__ is network(twin)
+        assert torch.equal(twin(x).logits, optimized(x).logits)
+
+
+def test_pixels_by_position_and_by_name_are_one_compilation(tiny_fields, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        torch, "compile", lambda forward, **_: lambda *a, **k: calls.append((len(a), *k)) or forward(*a, **k)
+    )
+    optimized, x = optimize_for_inference(classifier(tiny_fields), compile=True), torch.randn(1, 3, 64, 64)
+    (
+        optimized(x),
+        optimized(pixel_values=x),
+        optimized(x, return_dict=True),
+        optimized(pixel_values=x, return_dict=True),
+    )
+    assert calls == [(1,), (1,), (1, "return_dict"), (1, "return_dict")]
+    assert len(optimized._forward._seen) == 2
+
+
+def test_it_can_be_exported_and_compiled_from_outside(tiny_fields):
+    optimized, x = optimize_for_inference(classifier(tiny_fields)), torch.randn(2, 3, 64, 64)
+    expected = optimized(x).logits
+    exported = torch.export.export(optimized, (x,), strict=False).module()
+    compiled = torch.compile(optimized, fullgraph=True, backend="eager")
+    for logits in (exported(x).logits, compiled(x).logits):
+        assert relative_difference(logits, expected) < FLOAT32
 
 
 def test_a_copy_computes_with_its_own_weights(tiny_fields):
