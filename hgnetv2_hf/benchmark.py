@@ -274,7 +274,7 @@ def check_plot(path):
 
 def plot(result, path):
     """
-    A picture of latency against published accuracy, a line per way, for the smallest batch size measured.
+    A picture of latency against published accuracy: a panel per batch size, a line per way.
 
     Raises:
         `ConversionError`: see [`check_plot`].
@@ -282,30 +282,32 @@ def plot(result, path):
     check_plot(path)
     from matplotlib.figure import Figure
 
-    accuracy = {row.variant: row.top1 for row in PUBLISHED.values() if row.top1 is not None}
-    batch_size = min(row["batch_size"] for row in result["rows"])
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for way in dict.fromkeys(row["way"] for row in result["rows"]):
-        points = [
-            (row["milliseconds"], accuracy[row["variant"]], row["variant"])
-            for row in result["rows"]
-            if row["way"] == way and row["batch_size"] == batch_size and row["variant"] in accuracy
-        ]
-        axes.plot([point[0] for point in points], [point[1] for point in points], marker="o", label=way)
-    for milliseconds, top1, variant in points:
-        axes.annotate(variant.upper(), (milliseconds, top1), textcoords="offset points", xytext=(6, -10))
-    axes.set(
-        xscale="log",
-        xlabel=f"milliseconds per call, batch {batch_size}, {result['settings']['image_size']}×{result['settings']['image_size']}",
-        ylabel="ImageNet top-1 %, as PaddleClas publishes it",
-        title="\n".join(textwrap.wrap(result["machine"], 90)),
-    )
-    axes.title.set_fontsize(8)
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    batch_sizes = sorted({row["batch_size"] for row in result["rows"]})
+    figure = Figure(figsize=(2 + 6 * len(batch_sizes), 5), layout="constrained")
+    panels = figure.subplots(1, len(batch_sizes), sharey=True, squeeze=False)[0]
+    for axes, batch_size in zip(panels, batch_sizes):
+        _draw_panel(axes, [row for row in result["rows"] if row["batch_size"] == batch_size])
+        side = result["settings"]["image_size"]
+        axes.set_xlabel(f"milliseconds per call, batch {batch_size}, {side}×{side}")
+    panels[0].set_ylabel("ImageNet top-1 %, as PaddleClas publishes it")
+    panels[0].legend()
+    figure.suptitle("\n".join(textwrap.wrap(result["machine"], 100 * len(batch_sizes))), fontsize=8)
     with atomic_file(path) as partial:
         figure.savefig(partial, format=os.path.splitext(path)[1][1:], dpi=150)
+
+
+def _draw_panel(axes, rows):
+    accuracy = {row.variant: row.top1 for row in PUBLISHED.values() if row.top1 is not None}
+    rows = [row for row in rows if row["variant"] in accuracy]
+    for way in dict.fromkeys(row["way"] for row in rows):
+        points = [(row["milliseconds"], accuracy[row["variant"]]) for row in rows if row["way"] == way]
+        axes.plot(*zip(*points), marker="o", label=way)
+    slowest = {row["variant"]: row for row in sorted(rows, key=lambda row: row["milliseconds"])}
+    for variant, row in slowest.items():
+        place = (row["milliseconds"], accuracy[variant])
+        axes.annotate(variant.upper(), place, textcoords="offset points", xytext=(6, -10))
+    axes.set_xscale("log")
+    axes.grid(alpha=0.3, which="both")
 
 
 def benchmark_conversion(variants, rounds=3):

@@ -31,7 +31,7 @@ from .conversion.errors import ConversionError
 from .conversion.folder import atomic_file
 from .exported import is_exported, load_exported, top_labels
 from .folding import contains_hgnetv2
-from .image_files import UNREADABLE, find_images, printable, printable_path, sentence
+from .image_files import UNREADABLE, counted, find_images, printable, printable_path, sentence
 from .loading import load_image_processor
 from .optimize import optimize_for_inference
 from .precision import fastest_dtype, warn_if_emulated
@@ -104,9 +104,9 @@ def classify(
             total, unreadable = _write_table(journals, Path(output), top_k)
     if output is not None and processes.is_main_process:
         show(
-            f"{total} images -> {printable_path(output)}"
+            f"{counted(total, 'image')} -> {printable_path(output)}"
             + (f", {unreadable} of them unreadable" if unreadable else "")
-            + (f"; continued after {resumed} rows of an interrupted run" if resumed else "")
+            + (f"; continued after {counted(resumed, 'row')} of an interrupted run" if resumed else "")
         )
     return {"images": total, "unreadable": unreadable, "resumed": resumed, "images_per_second": speed}
 

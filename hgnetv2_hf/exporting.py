@@ -30,7 +30,7 @@ from .conversion.errors import ConversionError
 from .conversion.folder import atomic_folder, check_target
 from .exported import DESCRIPTION, FORMATS, load_exported, openvino_core
 from .folding import FoldedConvLayer, contains_hgnetv2, fold, is_network
-from .image_files import UNREADABLE, find_images, sentence
+from .image_files import UNREADABLE, counted, find_images, sentence
 from .loading import load_backbone, load_image_processor
 
 
@@ -331,7 +331,7 @@ def _calibration_images(folder, processor):
         except UNREADABLE:
             unreadable += 1
     if not prepared:
-        raise ConversionError(f"None of the {unreadable} images in {folder} can be read.")
+        raise ConversionError(f"No image in {folder} can be read; {counted(unreadable, 'file')} tried.")
     return prepared
 
 

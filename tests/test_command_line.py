@@ -84,6 +84,15 @@ def test_benchmark_prints_machine_versions_and_ratios_and_draws_them(tmp_path, c
             assert picture.width > 500
 
 
+def test_the_plot_shows_every_batch_size(tmp_path):
+    pytest.importorskip("matplotlib", reason="comes with the extra [plot]")
+    row = {"variant": "b0", "way": "stock", "milliseconds": 5.0}
+    result = {"machine": "a machine", "settings": {"image_size": 224}}
+    benchmark_module.plot({**result, "rows": [{**row, "batch_size": size} for size in (1, 8)]}, tmp_path / "out.svg")
+    drawn = (tmp_path / "out.svg").read_text(encoding="utf-8")
+    assert "batch 1, 224" in drawn and "batch 8, 224" in drawn
+
+
 def test_benchmark_gives_no_share_of_an_emulated_peak(monkeypatch, tmp_path, capsys):
     peaks = []
     monkeypatch.setattr(benchmark_module, "_is_native", lambda way: not way.endswith("bf16"))

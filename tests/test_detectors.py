@@ -26,6 +26,7 @@ from hgnetv2_hf.conversion.detectors import DETECTORS, rename_detector
 from hgnetv2_hf.conversion.layouts import LAYOUTS, rename_back
 from hgnetv2_hf.conversion.paddle_file import write_paddle_file
 from hgnetv2_hf.conversion.weight_file import read_weights
+from hgnetv2_hf.detect import _draw
 from hgnetv2_hf.published import PUBLISHED
 
 
@@ -511,13 +512,26 @@ def test_detect_lists_a_bad_image_with_its_error_and_numbers_equal_names(detecto
     out = tmp_path / "out"
     arguments = ["detect", str(images), "--model", str(detector_folder), "--output", str(out), "--threshold", "0"]
     assert main(arguments) == 0
-    assert "1 images could not be read" in capsys.readouterr().out
+    assert "in 2 images" in (printed := capsys.readouterr().out) and "1 image could not be read" in printed
     assert {path.name for path in out.iterdir()} == {"photo.png", "photo-2.png", "detections.csv"}
     with open(out / "detections.csv", encoding="utf-8", newline="") as file:
         (broken,) = [row for row in csv.DictReader(file) if row["error"]]
     assert broken["image"].endswith("broken.jpg") and not broken["label"]
     assert main(arguments) == 1 and "exists already" in capsys.readouterr().err
     assert main([*arguments, "--overwrite"]) == 0
+
+
+def test_detect_works_without_torchvision_and_its_labels_can_be_read(detector_folder, tmp_path):
+    PIL.Image.new("RGB", (1600, 1200)).save(tmp_path / "image.png")
+    code = "import sys; sys.modules['torchvision'] = None\nfrom hgnetv2_hf import cli, detect\nsys.exit(cli.main(sys.argv[1:]))"
+    arguments = ["detect", tmp_path / "image.png", "--model", detector_folder, "--output", tmp_path / "out"]
+    run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300)
+    assert "0 objects in 1 image ->" in run.stdout, run.stderr[-2000:]
+    box = {"xmin": 100, "ymin": 300, "xmax": 700, "ymax": 900}
+    picture = PIL.Image.new("RGB", (1600, 1200))
+    drawn = np.asarray(_draw(picture, [{"label": "person", "score": 0.9, "box": box}]))
+    rows = np.flatnonzero((drawn == 255).all(-1).any(1))  # the text is white
+    assert rows[-1] < 300 and rows[-1] - rows[0] > 1200 / 50
 
 
 def test_detect_lists_names_that_are_not_text(detector_folder, tmp_path):
