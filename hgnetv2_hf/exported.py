@@ -5,6 +5,7 @@ import json
 import os
 import warnings
 from pathlib import Path
+from typing import Any, Optional, Union
 
 import numpy as np
 import torch
@@ -20,12 +21,14 @@ FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "executorch": "model.p
 DESCRIPTION = "export.json"
 
 
-def is_exported(folder):
+def is_exported(folder: Union[str, os.PathLike]) -> bool:
     """Whether `hgnetv2-hf export` wrote this folder."""
     return (Path(folder) / DESCRIPTION).is_file()
 
 
-def load_exported(folder, dtype="float32", threads=None):
+def load_exported(
+    folder: Union[str, os.PathLike], dtype: str = "float32", threads: Optional[int] = None
+) -> Union["ExportedModel", "ExportedImageClassifier"]:
     """
     Loads what `hgnetv2-hf export` wrote.
 
@@ -84,7 +87,7 @@ class ExportedModel:
         self.dtype = dtype
         self._run = run
 
-    def run(self, pixel_values):
+    def run(self, pixel_values: Union[np.ndarray, torch.Tensor]) -> dict[str, np.ndarray]:
         """
         Args:
             pixel_values (`np.ndarray` or `torch.Tensor`): normalised images, `(batch, channels, height, width)`.
@@ -100,7 +103,8 @@ class ExportedModel:
             raise ValueError("`pixel_values` holds NaN or infinite values.")
         return dict(zip(self.names, self._run(pixel_values)))
 
-    __call__ = run
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self.run(*args, **options)
 
 
 class ExportedImageClassifier(ExportedModel):
@@ -111,7 +115,7 @@ class ExportedImageClassifier(ExportedModel):
         self.config = transformers.AutoConfig.from_pretrained(folder)
         self.image_processor = load_image_processor(folder)
 
-    def __call__(self, images, top_k=5):
+    def __call__(self, images: Any, top_k: int = 5) -> list[Any]:
         """
         Args:
             images: a path, a PIL image or whatever the image processor takes; or a list of them.

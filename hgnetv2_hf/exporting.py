@@ -16,7 +16,7 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 import torch
@@ -79,7 +79,15 @@ class ModelExport:
         return "\n".join(lines + [f"  note:        {note}" for note in self.notes])
 
 
-def export_model(folder, output_dir, format, int8=False, calibration=None, overwrite=False, folded=True):
+def export_model(
+    folder: Union[str, os.PathLike],
+    output_dir: Union[str, os.PathLike],
+    format: str,
+    int8: bool = False,
+    calibration: Optional[str] = None,
+    overwrite: bool = False,
+    folded: bool = True,
+) -> ModelExport:
     """
     Exports a classifier, a backbone or a detector, folded, and compares what the runtime computes with the model.
 

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+from typing import TypeVar, Union
 
 import torch
 from torch import nn
@@ -11,10 +12,12 @@ from .folding import contains_hgnetv2, fold, is_folded, is_network, is_tracing
 from .precision import fastest_dtype, warn_if_emulated
 
 
+Model = TypeVar("Model", bound=nn.Module)
+
 _COMPILED_SHAPES = 64  # beyond these, PyTorch runs the folded model without compiling it
 
 
-def optimize_for_inference(model, dtype=None, compile=False):
+def optimize_for_inference(model: Model, dtype: Union[torch.dtype, str, None] = None, compile: bool = False) -> Model:
     """
     A copy of a model for inference only: batch norm and LAB folded into the convolutions, channels-last memory, optionally
     in another precision and compiled with frozen weights. In float32 its outputs are within 1e-5 relative of the model's.
@@ -34,7 +37,9 @@ def optimize_for_inference(model, dtype=None, compile=False):
         `RuntimeError` from `save_pretrained`, `push_to_hub` and `train()`: folded weights would load elsewhere without an
         error and compute something else. It can be pickled, copied, sent to other processes (compiled again there) and traced
         by `torch.export` and `torch.compile`. On CPUs without `compile`, weights are held twice: as they are, and in oneDNN's
-        order. Inputs with NaN or infinite values raise `ValueError` on CPUs, but not in a graph traced from it.
+        order. Inputs with NaN or infinite values raise `ValueError` on CPUs, but not in a graph traced from it. Finite values
+        that overflow in the model's own convolutions (pixels of 3e38, say) may give finite outputs here, because batch norm's
+        scale is in the weights already.
 
     Raises:
         `TypeError`: not a module.

@@ -1,10 +1,12 @@
 """`optimize_for_inference`: the same outputs, faster, and an object that says what it is not for."""
 
 import copy
+import inspect
 import os
 import pickle
 import subprocess
 import sys
+import typing
 import warnings
 
 import numpy as np
@@ -170,6 +172,13 @@ def test_it_refuses_to_be_saved_pushed_and_trained(tiny_fields, tmp_path):
 def test_what_cannot_be_optimised_gets_a_clear_answer(tiny_fields, prepare, message):
     with pytest.raises(ValueError, match=message):
         optimize_for_inference(prepare(classifier(tiny_fields)))
+
+
+def test_type_checkers_know_what_comes_back():
+    hints = typing.get_type_hints(optimize_for_inference)
+    assert hints["return"] is hints["model"] and hints["model"].__bound__ is torch.nn.Module
+    for function in (hgnetv2_hf.load_exported, hgnetv2_hf.export_model):
+        assert set(typing.get_type_hints(function)) == {*inspect.signature(function).parameters, "return"}
 
 
 def test_wrong_types_get_a_clear_answer(tiny_fields):
