@@ -503,7 +503,6 @@ def detector_folder(fresh_detector, tmp_path):
 
 
 def test_detect_lists_a_bad_image_with_its_error_and_numbers_equal_names(detector_folder, tmp_path, capsys):
-    pytest.importorskip("torchvision", reason="torchvision comes with the extra [detection]")
     images = tmp_path / "images"
     for path in ("a/photo.png", "b/photo.png"):
         (images / path).parent.mkdir(parents=True)
@@ -535,7 +534,6 @@ def test_detect_works_without_torchvision_and_its_labels_can_be_read(detector_fo
 
 
 def test_detect_lists_names_that_are_not_text(detector_folder, tmp_path):
-    pytest.importorskip("torchvision", reason="torchvision comes with the extra [detection]")
     name = os.fsencode(tmp_path) + b"/caf\xe9.png"
     PIL.Image.radial_gradient("L").save(tmp_path / "image.png")
     os.rename(tmp_path / "image.png", name)
@@ -555,7 +553,6 @@ def test_detect_lists_names_that_are_not_text(detector_folder, tmp_path):
     ],
 )
 def test_detect_refuses_in_one_line_and_writes_nothing(detector_folder, tmp_path, capsys, change, words):
-    pytest.importorskip("torchvision", reason="torchvision comes with the extra [detection]")
     image, used = tmp_path / "image.png", tmp_path / "used"
     PIL.Image.new("RGB", (40, 40)).save(image)
     used.mkdir()
