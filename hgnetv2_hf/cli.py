@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 
 from . import __version__
 from .training.recipe import RECIPES
@@ -26,7 +27,8 @@ def main(argv=None):
     if arguments.run is _run_train:
         arguments.training_arguments = _training_arguments(rest)
     try:
-        with _ends_at_sigterm():
+        with _ends_at_sigterm(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
             return arguments.run(arguments) or 0
     except KeyboardInterrupt:
         return _fail(f"interrupted{_CONTINUES.get(arguments.run, '')}.")
@@ -55,6 +57,14 @@ def _ends_at_sigterm():
 def _fail(message):
     print(f"hgnetv2-hf: {message}", file=sys.stderr)
     return 1
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None):
+    """This package's own in one line; others as Python shows them."""
+    if category.__module__.startswith(__package__):
+        print(f"hgnetv2-hf: {message}", file=sys.stderr)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _is_expected(error):
@@ -203,7 +213,10 @@ def _add_classify(commands):
     )
     parser.add_argument("--batch-size", type=_pixels, default=16, metavar="N", help="default: %(default)s")
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="default: float32"
+        "--dtype",
+        choices=["float32", "bfloat16", "float16", "auto"],
+        default="float32",
+        help="auto: bfloat16 where the device computes it natively, else float32 (default: float32)",
     )
     parser.add_argument("--compile", action="store_true", help="compile the network first")
     parser.add_argument("--workers", type=_pixels, metavar="N", help="threads that decode (default: one per core)")

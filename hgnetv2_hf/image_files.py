@@ -2,6 +2,7 @@
 
 import glob
 import os
+from pathlib import Path
 
 import PIL.Image
 
@@ -47,6 +48,29 @@ def _files(path):
         yield path
     else:
         yield from sorted(glob.glob(path, recursive=True))
+
+
+def printable_path(path):
+    """
+    A path as tables and printed rows show it, always valid UTF-8: as it is, or its `file://` URI where its bytes are no UTF-8.
+
+    The bytes come back with `os.fsdecode(urllib.parse.unquote_to_bytes(uri.removeprefix("file://")))`. A path that itself
+    starts with `file:` becomes a URI too, so that no two files look the same.
+    """
+    path = os.fspath(path)
+    if path == printable(path) and not path.startswith("file:"):
+        return path
+    return Path(path).absolute().as_uri()
+
+
+def printable(text):
+    """Text as valid UTF-8: what Python could not decode becomes a backslash escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def counted(number, noun):
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def sentence(error):
