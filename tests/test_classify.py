@@ -106,7 +106,7 @@ def test_an_interrupted_run_continues_where_it_stopped(model, images, tmp_path):
     process = subprocess.Popen(command, env=slow, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
-        while not (journals := list(tmp_path.glob(".out.csv.*"))) or journals[0].read_text().count("\n") < 10:
+        while not (journals := list(tmp_path.glob(".out.csv.*.jsonl"))) or journals[0].read_text().count("\n") < 10:
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
@@ -145,13 +145,13 @@ def test_processes_share_the_files_and_each_continues_its_part(model, images, tm
     assert [(row["image"], row["label_1"], row["error"]) for row in one] == [
         (row["image"], row["label_1"], row["error"]) for row in other
     ]
-    assert not list(tmp_path.glob(".out.csv.*"))
+    assert not list(tmp_path.glob(".out.csv.*.jsonl"))
 
 
 def test_another_model_or_other_files_start_anew(model, images, tmp_path):
     (tmp_path / ".out.csv.000000000000.partial.jsonl").write_text('{"image": "x", "labels": [], "error": null}\n')
     result = classify([str(images)], model, tmp_path / "out.csv", show=str)
-    assert result["resumed"] == 0 and not list(tmp_path.glob(".out.csv.*"))
+    assert result["resumed"] == 0 and not list(tmp_path.glob(".out.csv.*.jsonl"))
 
 
 def test_optimised_exported_and_compiled_say_the_same(model, images, tmp_path):

@@ -1,6 +1,6 @@
 """Reads and writes ``.pdparams`` without Paddle, and without executing anything from the file.
 
-A ``.pdparams`` is a pickle (protocols 2 to 4) of a dictionary of NumPy arrays. It is interpreted here by Python's own
+A ``.pdparams`` is a pickle (protocols 2 to 5) of a dictionary of NumPy arrays. It is interpreted here by Python's own
 pure-Python unpickler, cut down to the opcodes that build such dictionaries, with inert stand-ins in the place of every
 name that the file may mention: no imported object is ever called, and no size that the file claims is ever allocated.
 """
@@ -17,13 +17,14 @@ import torch
 
 from .errors import ConversionError
 from .folder import atomic_file
+from .nesting import unwrap
 
 
 _OPCODES = (
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE "
     "BINUNICODE8 BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE "
     "TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS SETITEM SETITEMS BINPUT LONG_BINPUT BINGET LONG_BINGET MEMOIZE GLOBAL "
-    "STACK_GLOBAL REDUCE BUILD"
+    "STACK_GLOBAL REDUCE BUILD BYTEARRAY8"
 ).split()
 _DTYPES = frozenset("b1 i1 u1 i2 u2 i4 u4 i8 u8 f2 f4 f8".split())
 _MAX_NAME_LENGTH = 1024
@@ -47,6 +48,11 @@ def read_paddle_file(path: Union[str, os.PathLike]) -> dict[str, torch.Tensor]:
     Raises:
         `ConversionError`: the file is missing, empty, truncated, not what Paddle writes, or names anything else.
     """
+    return read_nested_paddle_file(path)[0]
+
+
+def read_nested_paddle_file(path):
+    """As [`read_paddle_file`]; returns the place of the tensors inside the file too, such as `"model"`, or `""`."""
     path = os.fspath(path)
     try:
         with open(path, "rb") as file:
@@ -56,7 +62,8 @@ def read_paddle_file(path: Union[str, os.PathLike]) -> dict[str, torch.Tensor]:
         raise ConversionError(f"Cannot read {path}: {error.strerror or error}.") from error
     if not isinstance(content, dict):
         raise ConversionError(f"{path} holds a {type(content).__name__} where Paddle writes a dictionary of arrays.")
-    return _tensors(path, content)
+    content, place = unwrap(content, (_Array, tuple))
+    return _tensors(path, content), place
 
 
 def _refuse_other_formats(path, start):
@@ -142,6 +149,15 @@ def _new_array(*_):
     return _Array()
 
 
+def _from_buffer(data, dtype, shape, order):
+    """How NumPy writes an array with protocol 5."""
+    if order not in ("C", "F"):
+        raise ConversionError("an array is stored in an unknown order.")
+    array = _Array()
+    array.set_state((None, shape, dtype, order == "F", data))
+    return array
+
+
 def _encode(text, encoding):
     if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
         raise ConversionError("bytes are encoded in an unknown way.")
@@ -165,6 +181,7 @@ def _new_ordered_dict():
 # What a Paddle file may mention, and what stands in for it.
 _NAMES = {
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _new_array for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
     ("numpy", "ndarray"): _NDArrayName,
     ("numpy", "dtype"): _DType,
     ("_codecs", "encode"): _encode,
@@ -222,6 +239,11 @@ class _Interpreter(pickle._Unpickler):
             raise ConversionError("it sets the state of something that is not an array.")
         target.set_state(state)
 
+    def load_bytearray8(self):
+        self.append(
+            self.read(int.from_bytes(self.read(8), "little"))
+        )  # pickle's own allocates what the file claims first
+
     def load_setitem(self):
         value = self.stack.pop()
         key = self.stack.pop()
@@ -237,6 +259,7 @@ class _Interpreter(pickle._Unpickler):
             raise ConversionError("a dictionary has keys that are not names.")
         target.update(zip(items[::2], items[1::2]))
 
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.SETITEM[0]] = load_setitem

@@ -10,11 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .errors import ConversionError
-from .paddle_file import read_paddle_file
+from .nesting import strip_prefixes, unwrap
+from .paddle_file import read_nested_paddle_file
 
 
-# Where training programs keep the weights inside a PyTorch file; averaged weights before the others.
-NESTINGS = (("ema", "module"), ("state_dict_ema",), ("model",), ("state_dict",))
 MAX_NAME_LENGTH = 500
 _ZIP = b"PK\x03\x04"
 _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of PyTorch before 1.6
@@ -50,9 +49,10 @@ def read_weights(path: Union[str, os.PathLike]) -> tuple[dict[str, torch.Tensor]
     elif _is_safetensors(start, size):
         tensors = _read_safetensors(path)
     else:
-        tensors = read_paddle_file(path)
+        tensors, place = read_nested_paddle_file(path)
     _check_tensors(path, tensors, size)
-    return tensors, place
+    tensors, student = strip_prefixes(tensors)
+    return tensors, ".".join(filter(None, (place, student)))
 
 
 def _is_safetensors(start, size):
@@ -91,24 +91,14 @@ def _read_torch_file(path, mmap):
         ) from error
     except Exception as error:  # a damaged file fails in any of the loader's layers
         raise ConversionError(f"{path} is not a readable PyTorch file: {_short(error)}.") from error
-    return _unwrap(path, content)
+    content, place = unwrap(content, torch.Tensor)
+    return _plain(path, content), place
 
 
 def _reason(error):
     """PyTorch wraps the one sentence that matters in pages of advice."""
     lines = [line.strip() for line in str(error).splitlines() if "WeightsUnpickler error" in line or "GLOBAL" in line]
     return lines[0] if lines else error
-
-
-def _unwrap(path, content):
-    if isinstance(content, dict) and not any(isinstance(value, torch.Tensor) for value in content.values()):
-        for nesting in NESTINGS:
-            inner = content
-            for key in nesting:
-                inner = inner.get(key) if isinstance(inner, dict) else None
-            if isinstance(inner, dict) and any(isinstance(value, torch.Tensor) for value in inner.values()):
-                return _plain(path, inner), ".".join(nesting)
-    return _plain(path, content), ""
 
 
 def _plain(path, content):
@@ -121,8 +111,7 @@ def _plain(path, content):
             )
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
             raise ConversionError(f"{path} holds {_short(name)}, which is not a plain tensor in memory.")
-    wrapped = all(name.startswith("module.") for name in content)  # by DataParallel
-    return {name.removeprefix("module.") if wrapped else name: tensor.detach() for name, tensor in content.items()}
+    return {name: tensor.detach() for name, tensor in content.items()}
 
 
 def _check_tensors(path, tensors, size):
