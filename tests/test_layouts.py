@@ -247,6 +247,70 @@ def test_a_folder_of_timm_brings_its_preprocessing_and_labels(tiny, tmp_path):
     assert convert_checkpoint(folder, tmp_path / "b", resize_short=300).assumed["resize_short"] == (300, "option")
 
 
+@pytest.fixture
+def timm_folder(tiny, tmp_path):
+    """A folder of timm that holds the tiny classifier, with this configuration."""
+
+    def write(**config):
+        folder = tmp_path / f"timm{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        shutil.move(write_as(tiny, "timm", tmp_path), folder / "model.safetensors")
+        config = {"architecture": "hgnetv2_b0", "pretrained_cfg": {"input_size": [3, 224, 224]}, **config}
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        ({"global_pool": "max"}, "global_pool 'max'; only average pooling"),
+        ({"model_args": {"global_pool": "avgmax"}}, "global_pool 'avgmax'"),
+        ({"pretrained_cfg": {"global_pool": "max"}}, "global_pool 'max'"),
+        ({"model_args": {"act_layer": "silu"}}, "act_layer='silu'"),
+        ({"model_args": {"stem_chs": [8, 8]}}, "stem_chs="),
+        ({"model_args": {"use_lab": False}}, "use_lab False, and the tensors show True"),
+        ({"model_args": {"in_chans": 4}}, "in_chans 4, and the tensors show 3"),
+        ({"num_classes": 7}, "num_classes 7, and the tensors show 3"),
+        ({"model_args": {"head_hidden_size": 9}}, "head_hidden_size 9, and the tensors show 24"),
+        ({"architecture": "hf-hub:somebody/model"}, "names the architecture"),
+    ],
+)
+def test_a_timm_model_that_is_not_computed_here_is_refused_by_name(timm_folder, tmp_path, config, words):
+    with pytest.raises(ConversionError, match=words):
+        convert_checkpoint(timm_folder(**config), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_timm_arguments_that_agree_or_act_in_training_only_convert(timm_folder, tmp_path):
+    arguments = {"drop_rate": 0.2, "drop_path_rate": 0.1, "num_classes": 3, "in_chans": 3, "global_pool": "avg"}
+    report = convert_checkpoint(timm_folder(model_args=arguments), tmp_path / "out")
+    assert report.assumed["global_pool"] == ("avg", "config.json of timm")
+    pooled = timm_folder(global_pool="max", num_classes=9)
+    assert convert_checkpoint(pooled, tmp_path / "backbone", task="backbone").task == "backbone"
+    alone = timm_folder() / "model.safetensors"
+    assert convert_checkpoint(alone, tmp_path / "file").assumed["global_pool"] == ("avg", "timm's default")
+
+
+def test_verify_builds_the_timm_model_that_the_folder_declares(timm, timm_folder, tiny, tmp_path, monkeypatch):
+    report = convert_checkpoint(timm_folder(), tmp_path / "other", verify=True)
+    assert not [each for each in report.parity if each.program.startswith("timm")]
+    assert any("its hgnetv2_b0, built as config.json says, does not take these" in each for each in report.checks)
+
+    torch.manual_seed(0)
+    original = timm.create_model("hgnetv2_b0", num_classes=3, in_chans=3, drop_rate=0.2).eval()
+    folder = timm_folder(num_classes=3, model_args={"drop_rate": 0.2})
+    save_file(original.state_dict(), folder / "model.safetensors")
+    asked, build = [], timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda *args, **options: asked.append(options) or build(*args, **options)
+    )
+    report = convert_checkpoint(folder, tmp_path / "out", verify=True)
+    assert report.parity[0].program.startswith("timm") and report.parity[0].difference < 1e-9
+    assert asked[0]["drop_rate"] == 0.2 and asked[0]["num_classes"] == 3 and not asked[0]["pretrained"]
+
+
 def test_a_folder_of_transformers_keeps_what_its_configuration_says(tiny, tmp_path):
     without_lab = {**tiny.config.to_dict(), "use_learnable_affine_block": False, "pool_padding": "zero"}
     kind = hgnetv2_hf.PPHGNetV2ForImageClassification

@@ -6,6 +6,7 @@ from pathlib import Path
 from ..image_processing_hgnetv2 import IMAGENET_MEAN, IMAGENET_STD
 from ..published import ASSETS
 from .errors import ConversionError
+from .timm_folder import REASON
 
 
 _EVERYWHERE = "every published HGNetV2"
@@ -49,6 +50,9 @@ def assume(source, layout, task, fields, options):
     for field, default in defaults.items():
         option = options.get(field)
         assumed[field] = (option, "option") if option is not None else source.declared.get(field, default)
+    if task == "classification" and layout.title == "timm":
+        arguments = source.timm.arguments if source.timm is not None else {}
+        assumed["global_pool"] = ("avg", REASON if "global_pool" in arguments else "timm's default")
     if task == "classification":
         assumed.update(_labels(source, fields["num_labels"]))
     return assumed

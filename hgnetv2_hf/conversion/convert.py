@@ -20,6 +20,7 @@ from .folder import atomic_folder, check_target
 from .layouts import LAYOUTS, is_counter, is_head, recognise_layout, rename, rename_back, split_detector
 from .model_card import model_card
 from .source import find_source
+from .timm_folder import TimmModel, check_timm_model
 from .values import checked_weight
 from .verification import Parity
 from .verification import verify as verify_original
@@ -174,6 +175,7 @@ class Checkpoint:
     model: torch.nn.Module
     original: dict[str, torch.Tensor]
     processor: Any = None  # an image processor, or its configuration
+    timm: Optional[TimmModel] = None  # of a timm folder
 
     def save(self, folder):
         self.model.save_pretrained(folder)
@@ -242,13 +244,16 @@ def _read_network(source, content, layout, task, options):
     tensors = rename(original, LAYOUTS[layout])
     fields = recognise_architecture(tensors)
     task = _task(source, task, fields)
+    if source.timm is not None:
+        check_timm_model(source.timm, fields, task)
     left_out = _left_out(tensors, others, task)
     if task == "backbone":
         tensors = {name: tensor for name, tensor in tensors.items() if not is_head(name)}
     assumed = assume(source, LAYOUTS[layout], task, fields, options)
     model = _load(_empty_model(task, fields, assumed), tensors)
     report = _report(source, model, layout, name_variant(fields), task, assumed, left_out, len(tensors))
-    return Checkpoint(report, model, original, _image_processor(assumed) if task == "classification" else None)
+    processor = _image_processor(assumed) if task == "classification" else None
+    return Checkpoint(report, model, original, processor, source.timm)
 
 
 def _report(source, model, layout, variant, task, assumed, left_out, num_tensors):
@@ -439,7 +444,7 @@ def _verify(checkpoint, folder):
     compared = [name for name in back if name in original]
     if len(compared) == len(back) and all(_equal(back[name], original[name]) for name in compared):
         report.checks.append(f"renamed back, {len(back)} tensors equal the source's bit for bit")
-    report.parity, notes = verify_original(reloaded, report.variant, report.layout, original)
+    report.parity, notes = verify_original(reloaded, report.variant, report.layout, original, checkpoint.timm)
     report.checks += notes
 
 
