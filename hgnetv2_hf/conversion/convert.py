@@ -424,8 +424,8 @@ def _verify(checkpoint, folder):
     if different:
         raise ConversionError(f"The folder holds other values than the source for {_some(different)}.")
     report.checks.append("the folder, loaded again, holds the same bits")
-    side = 640 if report.task == "detection" else 96
-    pixel_values = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    height, width = report.assumed["image_size"][0] if report.task == "detection" else (96, 96)
+    pixel_values = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         output = reloaded(pixel_values, return_dict=False)[0]
     if not all(torch.isfinite(each).all() for each in (output if isinstance(output, tuple) else (output,))):
