@@ -225,6 +225,37 @@ def test_values_that_would_compute_inf_or_nan_are_refused(tiny, tmp_path, layout
         hgnetv2_hf.load_backbone_into(hgnetv2_hf.HGNetV2Backbone(tiny.config), path)
 
 
+@pytest.mark.parametrize(
+    "sharing", ["one tensor under two names", "all of a shape", "overlapping views", "one storage"]
+)
+def test_tensors_that_share_memory_convert_and_go_back(tiny, tmp_path, sharing):
+    tensors = rename_back(tiny.state_dict(), LAYOUTS["timm"])
+    biases = [name for name, tensor in tensors.items() if name.endswith("bn.bias") and tensor.shape == (8,)]
+    if sharing == "overlapping views":
+        memory = torch.randn(13)
+        tensors.update({biases[0]: memory[:8], biases[1]: memory[5:]})
+    elif sharing == "one storage":
+        parts = torch.cat([tensor.flatten().float() for tensor in tensors.values()]).split(
+            [tensor.numel() for tensor in tensors.values()]
+        )
+        weights = {name: part.view(t.shape) for (name, t), part in zip(tensors.items(), parts) if not is_counter(name)}
+        tensors.update(weights)
+    else:
+        tensors[biases[1]] = tensors[biases[0]]
+    if sharing == "all of a shape":
+        first = {}
+        kinds = {name: (tensor.shape, name.rpartition(".")[2]) for name, tensor in tensors.items()}
+        tensors = {name: first.setdefault(kinds[name], tensor) for name, tensor in tensors.items()}
+    torch.save(tensors, tmp_path / "tied.pth")
+    convert_checkpoint(tmp_path / "tied.pth", tmp_path / "out", verify=True)
+    for name in ("w.safetensors", "w.pth", "w.pdparams"):
+        layout = "paddleclas" if name.endswith("pdparams") else "timm"
+        export_weights(tmp_path / "out", tmp_path / name, layout)
+        again = rename(read_weights(tmp_path / name)[0], LAYOUTS[layout])
+        for key, tensor in rename(tensors, LAYOUTS["timm"]).items():
+            assert is_counter(key) or torch.equal(again[key], tensor), key
+
+
 def test_a_folder_of_timm_brings_its_preprocessing_and_labels(tiny, tmp_path):
     folder = tmp_path / "timm"
     folder.mkdir()

@@ -21,7 +21,7 @@ from .layouts import LAYOUTS, is_counter, is_head, recognise_layout, rename, ren
 from .model_card import model_card
 from .source import find_source
 from .timm_folder import TimmModel, check_timm_model
-from .values import checked_weight
+from .values import checked_weight, with_memory_of_their_own
 from .verification import Parity
 from .verification import verify as verify_original
 from .weight_file import read_weights
@@ -383,7 +383,7 @@ def _load(model, tensors):
         state_dict[name] = checked_weight(name, tensor)
     for name in counters - set(tensors):
         state_dict[name] = torch.tensor(0)
-    model.load_state_dict(state_dict, assign=True)
+    model.load_state_dict(with_memory_of_their_own(state_dict), assign=True)
     return model
 
 

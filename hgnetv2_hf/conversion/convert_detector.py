@@ -15,7 +15,7 @@ from .detectors import DETECTORS, rename_detector
 from .errors import ConversionError
 from .families import decide_family
 from .layouts import LAYOUTS, is_counter
-from .values import checked_weight
+from .values import checked_weight, with_memory_of_their_own
 
 
 _MODELS = {
@@ -74,7 +74,7 @@ def read_detector(source, key, content, family=None):
         _add_padding_class(tensors)
     # up and reg_scale are whole numbers in some files
     tensors = {name: t if is_counter(name) else checked_weight(name, t) for name, t in tensors.items()}
-    model = _load(detector, values, tensors)
+    model = _load(detector, values, with_memory_of_their_own(tensors))
     left_out = [name for name in content if any(re.search(pattern, name) for pattern in detector.computed)]
     left_out = [f"{len(left_out)} counters and constants that the network computes itself"] if left_out else []
     return model, _image_processor(detector, assumed), name_variant(fields), assumed, left_out
