@@ -28,16 +28,18 @@ from .conversion.errors import ConversionError
 from .conversion.folder import atomic_file
 from .conversion.layouts import LAYOUTS, rename_back
 from .conversion.paddle_file import write_paddle_file
-from .exported import load_exported
+from .exported import load_exported, openvino_core
 from .image_processing_hgnetv2 import HGNetV2ImageProcessor
 from .optimize import CompiledPerShape, optimize_for_inference
+from .precision import cpu_flags, is_native, is_native_in_openvino
 from .published import PUBLISHED
 from .ways import DEFAULT_WAYS, STOCK, WAYS
 
 
 BLOCK_SECONDS = 0.5
 _NEEDS = {"timm": "timm", "onnx": "onnxruntime", "openvino": "openvino"}
-_PEAK_SIDE = 2048
+_PEAK_SIDES = (512, 1024, 2048)
+_PEAK_SECONDS = 2.0
 
 
 def benchmark(variants, batch_sizes, ways=DEFAULT_WAYS, image_size=224, rounds=10, threads=None):
@@ -50,16 +52,18 @@ def benchmark(variants, batch_sizes, ways=DEFAULT_WAYS, image_size=224, rounds=1
     Args:
         variants (`list[str]`): rows of the table of variants with four stages.
         batch_sizes (`list[int]`): images per call.
-        ways (`list[str]`): keys of `WAYS`; Transformers' own model is always measured.
+        ways (`list[str]`): keys of `WAYS`; Transformers' own model is always measured. In bfloat16 on a processor that lacks
+            it, PyTorch's are measured emulated, and OpenVINO's, which would compute float32, are left out.
         image_size (`int`): pixels per side.
         rounds (`int`): half-second blocks per way.
         threads (`int`, *optional*): CPU threads.
 
     Returns:
-        `dict`: `machine` (`str`), `peak` (`dict` of measured matrix-product rates, FLOP/s), `settings`, and `rows`: dictionaries
-        with `variant`, `batch_size`, `way`, `milliseconds` per call (median), `ratio` (the stock model's time by this one),
-        `share_of_peak` (of the matrix-product rate in the same precision; `None` for int8) and `difference` (of the outputs,
-        relative to the stock model's; `None` for timm).
+        `dict`: `machine` (`str`), `peak` (`dict` of measured matrix-product rates, FLOP/s, in the native precisions that these
+        ways compute in), `settings`, `notes` (`list[str]`: what is emulated or left out), and `rows`: dictionaries with
+        `variant`, `batch_size`, `way`, `milliseconds` per call (median), `ratio` (the stock model's time by this one),
+        `share_of_peak` (of the matrix-product rate in the same precision; `None` for int8 and where it is emulated) and
+        `difference` (of the outputs, relative to the stock model's; `None` for timm).
 
     Raises:
         `ConversionError`: a way needs a package that is not installed.
@@ -71,18 +75,48 @@ def benchmark(variants, batch_sizes, ways=DEFAULT_WAYS, image_size=224, rounds=1
         package = _NEEDS.get(way.split("-")[0])
         if package and importlib.util.find_spec(package) is None:
             raise ConversionError(f"{way} needs {package}, which is not installed.")
-    peak = {dtype: _matmul_rate(getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
-    rows = []
+    emulated = [way for way in ways if not _is_native(way)]
+    left_out = [way for way in emulated if way.startswith("openvino")]
+    ways = [way for way in ways if way not in left_out]
+    dtypes = dict.fromkeys(_dtype(way) for way in ways if way not in emulated)
     cases = [(variant, batch_size) for variant in variants for batch_size in batch_sizes]
-    for variant, batch_size in tqdm(cases, desc="benchmark", unit="case", leave=False):
-        rows += _measure(variant, batch_size, ways, image_size, rounds, peak)
-        torch.compiler.reset()
+    peak, rows = {}, []
+    with tqdm(total=len(dtypes) + len(cases), desc="benchmark", unit="case", leave=False) as progress:
+        for dtype in dtypes:
+            peak[str(dtype)[6:]] = _matmul_rate(dtype)
+            progress.update()
+        for variant, batch_size in cases:
+            rows += _measure(variant, batch_size, ways, image_size, rounds, peak)
+            torch.compiler.reset()
+            progress.update()
     return {
         "machine": machine_and_versions(),
         "peak": peak,
         "settings": {"image_size": image_size, "rounds": rounds, "block_seconds": BLOCK_SECONDS},
+        "notes": _notes(left_out, [way for way in emulated if way not in left_out]),
         "rows": rows,
     }
+
+
+def _dtype(way):
+    return torch.bfloat16 if way.endswith("bf16") else torch.float32
+
+
+def _is_native(way):
+    if _dtype(way) == torch.float32:
+        return True
+    return (
+        is_native_in_openvino(_dtype(way), openvino_core()) if way.startswith("openvino") else is_native(_dtype(way))
+    )
+
+
+def _notes(left_out, emulated):
+    notes = []
+    if emulated:
+        notes.append(f"emulated, because this processor does not compute bfloat16 natively: {', '.join(emulated)}")
+    if left_out:
+        notes.append(f"left out, because OpenVINO would compute float32 on this processor: {', '.join(left_out)}")
+    return notes
 
 
 def _measure(variant, batch_size, ways, image_size, rounds, peak):
@@ -102,7 +136,7 @@ def _measure(variant, batch_size, ways, image_size, rounds, peak):
         times = time_in_turn(list(calls.values()), rounds)
     rows = []
     for way, milliseconds in zip(calls, times):
-        rate = peak["bfloat16" if way.endswith("bf16") else "float32"]
+        rate = None if way.endswith("int8") else peak.get(str(_dtype(way))[6:])
         rows.append(
             {
                 "variant": variant,
@@ -110,9 +144,7 @@ def _measure(variant, batch_size, ways, image_size, rounds, peak):
                 "way": way,
                 "milliseconds": milliseconds,
                 "ratio": times[0] / milliseconds,
-                "share_of_peak": None
-                if way.endswith("int8")
-                else counter.get_total_flops() / milliseconds * 1e3 / rate,
+                "share_of_peak": rate and counter.get_total_flops() / milliseconds * 1e3 / rate,
                 "difference": differences[way],
             }
         )
@@ -121,7 +153,7 @@ def _measure(variant, batch_size, ways, image_size, rounds, peak):
 
 def _prepare(way, variant, stock, ours, pixel_values, folder):
     """A function without arguments that computes the logits of this batch."""
-    dtype = torch.bfloat16 if way.endswith("bf16") else torch.float32
+    dtype = _dtype(way)
     if way in (STOCK, "eager"):
         return partial(stock if way == STOCK else ours, pixel_values)
     if way.startswith("timm"):
@@ -183,29 +215,40 @@ def _difference(output, expected):
     return ((logits - expected).abs().max() / expected.abs().max()).item()
 
 
-def _matmul_rate(dtype, seconds=2.0):
-    """The best rate of a product of two square matrices, FLOP/s, as `torch.mm` and as the 1×1 convolution that it is."""
-    left, right = (torch.randn(_PEAK_SIDE, _PEAK_SIDE).to(dtype) for _ in range(2))
-    pixels = left.t().reshape(1, _PEAK_SIDE, -1, 32).contiguous(memory_format=torch.channels_last)
-    kernels = right.reshape(_PEAK_SIDE, _PEAK_SIDE, 1, 1)
+def _matmul_rate(dtype):
+    """The best rate of a product of two square matrices, FLOP/s: of the largest sides that the time allows."""
+    best, end = 0.0, time.perf_counter() + _PEAK_SECONDS
+    for index, side in enumerate(_PEAK_SIDES, 1):
+        if time.perf_counter() >= end:
+            break
+        until = end - _PEAK_SECONDS * (1 - index / len(_PEAK_SIDES))
+        best = max(best, 2 * side**3 / _fastest_product(side, dtype, until))
+    return best
+
+
+def _fastest_product(side, dtype, until):
+    """Seconds of the fastest product before ``until``, as `torch.mm` and as the 1×1 convolution that it is."""
+    left, right = (torch.randn(side, side).to(dtype) for _ in range(2))
+    pixels = left.t().reshape(1, side, -1, 32).contiguous(memory_format=torch.channels_last)
+    kernels = right.reshape(side, side, 1, 1)
     products = (lambda: torch.mm(left, right), lambda: torch.nn.functional.conv2d(pixels, kernels))
-    best, end = math.inf, time.perf_counter() + seconds
+    best = math.inf
     with torch.inference_mode():
-        while time.perf_counter() < end:
+        while best == math.inf or time.perf_counter() < until:
             for product in products:
                 start = time.perf_counter()
                 product()
                 best = min(best, time.perf_counter() - start)
-    return 2 * _PEAK_SIDE**3 / best
+    return best
 
 
 def table(result):
     """The result of [`benchmark`] as text."""
-    peak, settings = result["peak"], result["settings"]
+    settings = result["settings"]
+    peak = ", ".join(f"{rate / 1e12:.2f} TFLOP/s {dtype}" for dtype, rate in result["peak"].items())
     lines = [
         result["machine"],
-        f"matrix product, {_PEAK_SIDE}×{_PEAK_SIDE}: {peak['float32'] / 1e12:.2f} TFLOP/s float32, "
-        f"{peak['bfloat16'] / 1e12:.2f} bfloat16",
+        f"matrix product: {peak}",
         f"{settings['image_size']}×{settings['image_size']}, medians of {settings['rounds']} blocks of "
         f"{settings['block_seconds']} s, in turn; ratio: time of stock / time",
         f"{'variant':<9}{'batch':>5}  {'way':<20}{'ms':>10}{'ratio':>8}{'of peak':>9}{'difference':>12}",
@@ -217,6 +260,7 @@ def table(result):
             f"{row['variant']:<9}{row['batch_size']:>5}  {row['way']:<20}{row['milliseconds']:>10.2f}{row['ratio']:>8.2f}"
             f"{share:>9}{difference:>12}"
         )
+    lines += [f"note: {note}" for note in result["notes"]]
     return "\n".join(lines + [f"  {way}: {WAYS[way]}" for way in dict.fromkeys(row["way"] for row in result["rows"])])
 
 
@@ -230,7 +274,7 @@ def check_plot(path):
 
 def plot(result, path):
     """
-    A picture of latency against published accuracy, a line per way, for the smallest batch size measured.
+    A picture of latency against published accuracy: a panel per batch size, a line per way.
 
     Raises:
         `ConversionError`: see [`check_plot`].
@@ -238,30 +282,32 @@ def plot(result, path):
     check_plot(path)
     from matplotlib.figure import Figure
 
-    accuracy = {row.variant: row.top1 for row in PUBLISHED.values() if row.top1 is not None}
-    batch_size = min(row["batch_size"] for row in result["rows"])
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for way in dict.fromkeys(row["way"] for row in result["rows"]):
-        points = [
-            (row["milliseconds"], accuracy[row["variant"]], row["variant"])
-            for row in result["rows"]
-            if row["way"] == way and row["batch_size"] == batch_size and row["variant"] in accuracy
-        ]
-        axes.plot([point[0] for point in points], [point[1] for point in points], marker="o", label=way)
-    for milliseconds, top1, variant in points:
-        axes.annotate(variant.upper(), (milliseconds, top1), textcoords="offset points", xytext=(6, -10))
-    axes.set(
-        xscale="log",
-        xlabel=f"milliseconds per call, batch {batch_size}, {result['settings']['image_size']}×{result['settings']['image_size']}",
-        ylabel="ImageNet top-1 %, as PaddleClas publishes it",
-        title="\n".join(textwrap.wrap(result["machine"], 90)),
-    )
-    axes.title.set_fontsize(8)
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    batch_sizes = sorted({row["batch_size"] for row in result["rows"]})
+    figure = Figure(figsize=(2 + 6 * len(batch_sizes), 5), layout="constrained")
+    panels = figure.subplots(1, len(batch_sizes), sharey=True, squeeze=False)[0]
+    for axes, batch_size in zip(panels, batch_sizes):
+        _draw_panel(axes, [row for row in result["rows"] if row["batch_size"] == batch_size])
+        side = result["settings"]["image_size"]
+        axes.set_xlabel(f"milliseconds per call, batch {batch_size}, {side}×{side}")
+    panels[0].set_ylabel("ImageNet top-1 %, as PaddleClas publishes it")
+    panels[0].legend()
+    figure.suptitle("\n".join(textwrap.wrap(result["machine"], 100 * len(batch_sizes))), fontsize=8)
     with atomic_file(path) as partial:
         figure.savefig(partial, format=os.path.splitext(path)[1][1:], dpi=150)
+
+
+def _draw_panel(axes, rows):
+    accuracy = {row.variant: row.top1 for row in PUBLISHED.values() if row.top1 is not None}
+    rows = [row for row in rows if row["variant"] in accuracy]
+    for way in dict.fromkeys(row["way"] for row in rows):
+        points = [(row["milliseconds"], accuracy[row["variant"]]) for row in rows if row["way"] == way]
+        axes.plot(*zip(*points), marker="o", label=way)
+    slowest = {row["variant"]: row for row in sorted(rows, key=lambda row: row["milliseconds"])}
+    for variant, row in slowest.items():
+        place = (row["milliseconds"], accuracy[variant])
+        axes.annotate(variant.upper(), place, textcoords="offset points", xytext=(6, -10))
+    axes.set_xscale("log")
+    axes.grid(alpha=0.3, which="both")
 
 
 def benchmark_conversion(variants, rounds=3):
@@ -380,8 +426,7 @@ def machine_and_versions():
 
 def _matrix_units():
     """What the processor has for bfloat16 and int8 products (Linux)."""
-    flags = _cpu_line("flags").split()
-    found = [flag for flag in ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni") if flag in flags]
+    found = [flag for flag in ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni") if flag in cpu_flags()]
     return ", ".join(found) or "no bfloat16 units known"
 
 

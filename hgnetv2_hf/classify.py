@@ -3,6 +3,8 @@
 Rows are first appended to a journal beside the output, one JSON line each, and become the table when the last one is there.
 An interrupted run leaves the journal, and the next run with the same model and options continues after its last whole line.
 
+The journals of an output are locked: a second run to the same output stops.
+
 Under ``torchrun`` or ``accelerate launch`` every process takes each n-th file and has a journal; the first one joins them.
 """
 
@@ -28,12 +30,14 @@ from transformers import AutoConfig, AutoModelForImageClassification
 from transformers.image_utils import load_image
 
 from .conversion.errors import ConversionError
-from .conversion.folder import atomic_file
+from .conversion.folder import atomic_file, lock
 from .exported import is_exported, load_exported, top_labels
 from .folding import contains_hgnetv2
-from .image_files import UNREADABLE, find_images, sentence
+from .image_files import UNREADABLE, counted, find_images, printable, printable_path, sentence
 from .loading import load_image_processor
 from .optimize import optimize_for_inference
+from .precision import fastest_dtype, warn_if_emulated
+from .processes import in_main_process, number_of_processes
 
 
 TABLES = (".csv", ".jsonl", ".parquet")
@@ -53,9 +57,11 @@ def classify(
         paths (`list[str]`): files, folders (with those inside) or globs.
         model (`str` or `os.PathLike`): a classifier's folder or repository, or a folder of `hgnetv2-hf export`.
         output (`str`, *optional*): a `.csv`, `.jsonl` or `.parquet` file, complete or absent; by default rows are printed.
+            A file whose name is no UTF-8 appears as its `file://` URI (see `image_files.printable_path`).
         top_k (`int`, defaults to 5): labels per image.
         batch_size (`int`, defaults to 16): images per call of the network.
-        dtype (`str`, defaults to `"float32"`): or `"bfloat16"`, `"float16"`: the precision of the network.
+        dtype (`str`, defaults to `"float32"`): or `"bfloat16"`, `"float16"`, `"auto"` (bfloat16 where it is native, else
+            float32): the precision of the network.
         compile (`bool`, defaults to `False`): compile the network first; worth it for thousands of images.
         workers (`int`, *optional*): threads that decode and resize; by default one per core.
         overwrite (`bool`, defaults to `False`): replace an existing output file.
@@ -70,9 +76,28 @@ def classify(
             error: its row says why.
     """
     processes = _processes()
-    _check_output(output, overwrite)
-    processes.wait_for_everyone()
+    with _claimed(output, overwrite, processes):
+        return _classify(
+            paths, model, output, top_k, batch_size, dtype, compile, workers or os.cpu_count() or 1, show, processes
+        )
 
+
+@contextlib.contextmanager
+def _claimed(output, overwrite, processes):
+    """The first process holds the lock on the journals for all."""
+    with contextlib.ExitStack() as stack:
+
+        def claim():
+            _check_output(output, overwrite)
+            if output is not None:
+                stack.enter_context(lock(f"{output}.journal", output))
+                _check_output(output, overwrite)  # another run may have come and gone
+
+        in_main_process(processes.is_main_process, claim)
+        yield
+
+
+def _classify(paths, model, output, top_k, batch_size, dtype, compile, workers, show, processes):
     def files():
         """Those of this process."""
         return itertools.islice(find_images(paths), processes.process_index, None, processes.num_processes)
@@ -86,7 +111,7 @@ def classify(
         remaining = itertools.islice(files(), resumed, None)
         unreadable, start = 0, time.perf_counter()
         with tqdm(total=total, initial=resumed, desc="classify", unit="image", mininterval=0.5) as progress:
-            for rows in _rows(remaining, network, top_k, batch_size, workers or os.cpu_count() or 1):
+            for rows in _rows(remaining, network, top_k, batch_size, workers):
                 unreadable += sum(row["error"] is not None for row in rows)
                 if journal:
                     journal.write("".join(json.dumps(row) + "\n" for row in rows))
@@ -101,16 +126,16 @@ def classify(
             total, unreadable = _write_table(journals, Path(output), top_k)
     if output is not None and processes.is_main_process:
         show(
-            f"{total} images -> {output}"
+            f"{counted(total, 'image')} -> {printable_path(output)}"
             + (f", {unreadable} of them unreadable" if unreadable else "")
-            + (f"; continued after {resumed} rows of an interrupted run" if resumed else "")
+            + (f"; continued after {counted(resumed, 'row')} of an interrupted run" if resumed else "")
         )
     return {"images": total, "unreadable": unreadable, "resumed": resumed, "images_per_second": speed}
 
 
 def _processes():
     """This process among those of `torchrun` or `accelerate launch`, or alone."""
-    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    alone = number_of_processes() == 1
     return PartialState(cpu=not torch.cuda.is_available(), **({} if alone else {"timeout": _PATIENCE}))
 
 
@@ -159,7 +184,7 @@ def _load(folder, dtype, compile, batch_size, device):
             raise ConversionError(f"{folder} is no image classifier.")
         model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
         processor = load_image_processor(folder)
-        model = _fastest(model.to(device), getattr(torch, dtype), compile)
+        model = _fastest(model.to(device), dtype, compile)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ConversionError(f"{folder} is no classifier that can be loaded: {sentence(error)[:300]}") from error
 
@@ -175,8 +200,10 @@ def _load(folder, dtype, compile, batch_size, device):
 
 
 def _fastest(model, dtype, compile):
+    dtype = fastest_dtype(model.device) if dtype == "auto" else getattr(torch, dtype)
     if contains_hgnetv2(model):
         return optimize_for_inference(model, dtype=dtype, compile=compile)
+    warn_if_emulated(dtype, model.device)
     model = model.to(dtype)
     return torch.compile(model) if compile else model
 
@@ -219,8 +246,9 @@ def _batch(waiting, network, top_k):
 
 def _line(row):
     if row["error"] is not None:
-        return f"{row['image']}: {row['error']}"
-    return f"{row['image']}: " + ", ".join(f"{each['label']} {each['score']:.4f}" for each in row["labels"])
+        return printable(f"{printable_path(row['image'])}: {row['error']}")
+    labels = ", ".join(f"{each['label']} {each['score']:.4f}" for each in row["labels"])
+    return printable(f"{printable_path(row['image'])}: {labels}")
 
 
 def _stamp(folder):
@@ -278,9 +306,9 @@ def _write_table(journals, output, top_k):
                 return  # files were dealt out in turn, so the first journal to end ends all
             row = json.loads(line)
             count, unreadable = count + 1, unreadable + (row["error"] is not None)
-            flat = {"image": row["image"], "error": row["error"]}
+            flat = {"image": printable_path(row["image"]), "error": row["error"] and printable(row["error"])}
             for rank, each in enumerate(row["labels"], 1):
-                flat[f"label_{rank}"], flat[f"score_{rank}"] = each["label"], each["score"]
+                flat[f"label_{rank}"], flat[f"score_{rank}"] = printable(each["label"]), each["score"]
             yield {column: flat.get(column) for column in columns}
 
     with atomic_file(output) as partial:
@@ -289,14 +317,14 @@ def _write_table(journals, output, top_k):
 
 
 def _write_csv(rows, columns, path):
-    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
 
 
 def _write_jsonl(rows, columns, path):
-    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+    with open(path, "w", encoding="utf-8") as file:
         for row in rows:
             file.write(
                 json.dumps({name: value for name, value in row.items() if value is not None}, ensure_ascii=False)

@@ -1,12 +1,16 @@
 """The command line, ``hgnetv2-hf``. Exit status: 0 done, 1 could not be done, 2 wrong usage."""
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import sys
+import threading
+import warnings
 
 from . import __version__
+from .training.recipe import RECIPES
 from .variants import ALIASES, VARIANTS, canonical_name
 from .ways import DEFAULT_WAYS, WAYS
 
@@ -22,11 +26,12 @@ def main(argv=None):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if arguments.run is _run_train:
         arguments.training_arguments = _training_arguments(rest)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that unfinished folders are removed
     try:
-        return arguments.run(arguments) or 0
+        with _ends_at_sigterm(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return arguments.run(arguments) or 0
     except KeyboardInterrupt:
-        return _fail("interrupted.")
+        return _fail(f"interrupted{_CONTINUES.get(arguments.run, '')}.")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -36,9 +41,30 @@ def main(argv=None):
         raise
 
 
+@contextlib.contextmanager
+def _ends_at_sigterm():
+    """SIGTERM as an exception, so that unfinished folders are removed; afterwards as it was."""
+    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _fail(message):
     print(f"hgnetv2-hf: {message}", file=sys.stderr)
     return 1
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None):
+    """This package's own in one line; others as Python shows them."""
+    if category.__module__.startswith(__package__):
+        print(f"hgnetv2-hf: {message}", file=sys.stderr)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _is_expected(error):
@@ -187,7 +213,10 @@ def _add_classify(commands):
     )
     parser.add_argument("--batch-size", type=_pixels, default=16, metavar="N", help="default: %(default)s")
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="default: float32"
+        "--dtype",
+        choices=["float32", "bfloat16", "float16", "auto"],
+        default="float32",
+        help="auto: bfloat16 where the device computes it natively, else float32 (default: float32)",
     )
     parser.add_argument("--compile", action="store_true", help="compile the network first")
     parser.add_argument("--workers", type=_pixels, metavar="N", help="threads that decode (default: one per core)")
@@ -320,8 +349,10 @@ def _add_train(commands):
         commands,
         "train",
         _run_train,
-        "Train or fine-tune a classifier with PaddleClas's recipe; every option of TrainingArguments works too.",
+        "Train or fine-tune a classifier; every option of TrainingArguments works too.",
     )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _TRAINING_EPILOG
     parser.add_argument(
         "data", metavar="DATA", help="a folder with a folder per class, a name for `datasets`, or digits"
     )
@@ -334,6 +365,11 @@ def _add_train(commands):
     parser.add_argument("--output", dest="output_dir", required=True, metavar="OUT", help="the folder to write")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an existing folder, or another interrupted run"
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=["auto", "small", "imagenet"],
+        help="the defaults of what follows: for small data, or PaddleClas's for ImageNet (default: auto, by the images seen)",
     )
     parser.add_argument("--teacher", metavar="DIR", help="learn this classifier's answers instead of labels (SSLD)")
     parser.add_argument(
@@ -355,17 +391,39 @@ def _add_train(commands):
         metavar="P",
         help="held out where DATA has no validation (default: 0.1)",
     )
+    parser.add_argument(
+        "--class-folders",
+        choices=["outer", "inner"],
+        help="which folders are the classes where DATA has folders in folders",
+    )
     for name in ("image-column", "label-column", "config-name"):
         parser.add_argument(f"--{name}", metavar="NAME", help="of a data set of `datasets`")
     parser.add_argument("--streaming", action="store_true", help="read such a data set as a stream; needs --max_steps")
     parser.add_argument("--no-check", dest="check", action="store_false", help="do not decode every image beforehand")
-    parser.add_argument("--crop-scale", type=float, nargs=2, metavar=("MIN", "MAX"), help="default: 0.08 1")
-    parser.add_argument("--flip", type=float, metavar="P", help="probability of a horizontal flip (default: 0.5)")
     parser.add_argument(
-        "--rand-augment", metavar="TEXT", help="timm's notation, or none (default: rand-m7-mstd0.5-inc1)"
+        "--draw-data", type=_pixels, metavar="N", help="draw N images, as evaluated and as learnt from"
     )
-    parser.add_argument("--random-erasing", type=float, metavar="P", help="default: 0.25; 0 with a teacher")
-    parser.add_argument("--warmup-epochs", type=float, metavar="N", help="default: 5")
+    parser.add_argument(
+        "--crop-scale",
+        type=float,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help=f"of the random crop ({_by_recipe('crop_scale')})",
+    )
+    parser.add_argument(
+        "--flip", type=float, metavar="P", help=f"probability of a horizontal flip ({_by_recipe('flip')})"
+    )
+    parser.add_argument(
+        "--rand-augment", metavar="TEXT", help=f"timm's notation, or none ({_by_recipe('rand_augment')})"
+    )
+    parser.add_argument(
+        "--random-erasing", type=float, metavar="P", help=f"{_by_recipe('random_erasing')}; 0 with a teacher"
+    )
+    parser.add_argument("--class-weights", action="store_true", help="rare classes count as much as frequent ones")
+    parser.add_argument(
+        "--early-stopping", type=_pixels, metavar="N", help="stop after N evaluations without a better accuracy"
+    )
+    parser.add_argument("--warmup-epochs", type=float, metavar="N", help=_by_recipe("warmup_epochs"))
     parser.add_argument(
         "--lr-mult-list", type=float, nargs="+", metavar="X", help="multipliers of the rate: stem, stage 1, stage 2, …"
     )
@@ -384,6 +442,28 @@ def _add_train(commands):
     parser.add_argument(
         "--no-channels-last", dest="channels_last", action="store_false", help="keep PyTorch's own layout"
     )
+
+
+def _by_recipe(field):
+    """The default of an option in each recipe."""
+
+    def text(value):
+        return " ".join(f"{each:g}" for each in value) if isinstance(value, tuple) else value
+
+    return ", ".join(f"{name}: {text(getattr(row, field))}" for name, row in RECIPES.items())
+
+
+_TRAINING_EPILOG = f"""\
+of TrainingArguments (python -c "import transformers; help(transformers.TrainingArguments)"), most wanted:
+  --num_train_epochs N               {_by_recipe("epochs")}
+  --per_device_train_batch_size N    {_by_recipe("batch_size")}
+  --learning_rate X                  printed before training starts; grows with the batch size
+  --optim NAME                       sgd (with momentum 0.9); adamw_torch, …
+  --weight_decay X                   2e-05 with sgd, else 0.05
+  --max_steps N                      instead of epochs
+  --seed N                           42
+  --bf16, --gradient_checkpointing, --gradient_accumulation_steps N, --use_cpu, --report_to tensorboard
+  --push_to_hub, --hub_model_id USER/NAME"""
 
 
 def _training_arguments(rest):
@@ -410,6 +490,13 @@ def _run_train(arguments):
     )
     if int(os.environ.get("RANK", 0)) == 0:
         print(result)
+
+
+# What is told to those who interrupt a command that leaves something to continue from.
+_CONTINUES = {
+    _run_train: "; the same command continues after the last checkpoint",
+    _run_classify: "; with --output, the same command continues after the last row",
+}
 
 
 def _add_run(commands):

@@ -1,17 +1,19 @@
 """Objects in images, to look at: annotated pictures and a table, through ``pipeline("object-detection")``."""
 
 import csv
-import importlib.util
 import json
+import zlib
 from pathlib import Path
 
 import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
 import PIL.ImageOps
 from tqdm.auto import tqdm
 
 from .conversion.errors import ConversionError
-from .conversion.folder import atomic_folder, check_target
-from .image_files import UNREADABLE, find_images, sentence
+from .conversion.folder import atomic_folder, claim
+from .image_files import UNREADABLE, counted, find_images, printable, printable_path, sentence
 
 
 TABLES = {"csv": "detections.csv", "jsonl": "detections.jsonl"}
@@ -37,12 +39,11 @@ def detect(paths, model, output_dir, threshold=0.5, table="csv", overwrite=False
     Raises:
         `ConversionError`: there are no images, the model is no detector, or the folder cannot be written.
     """
-    if importlib.util.find_spec("torchvision") is None:
-        raise ConversionError(
-            'torchvision draws the pictures and is not installed: pip install "hgnetv2-hf[detection]".'
-        )
-    check_target(output_dir, None, overwrite, marker=TABLES[table])
-    images = list(find_images(paths))
+    with claim(output_dir, overwrite=overwrite, marker=TABLES[table]):
+        return _detect(list(find_images(paths)), model, output_dir, threshold, table, show)
+
+
+def _detect(images, model, output_dir, threshold, table, show):
     detector = _pipeline(model)
     rows = []
     with atomic_folder(output_dir) as folder:
@@ -62,8 +63,8 @@ def detect(paths, model, output_dir, threshold=0.5, table="csv", overwrite=False
         _write_table(rows, folder / TABLES[table])
     failed = sum("error" in row for row in rows)
     show(
-        f"{len(rows) - failed} objects in {len(images) - failed} images -> {output_dir} (pictures and {TABLES[table]})"
-        + (f"; {failed} images could not be read" if failed else "")
+        f"{counted(len(rows) - failed, 'object')} in {counted(len(images) - failed, 'image')} -> {printable_path(output_dir)} "
+        f"(pictures and {TABLES[table]})" + (f"; {counted(failed, 'image')} could not be read" if failed else "")
     )
     return rows
 
@@ -96,22 +97,32 @@ def _unique_names(images):
 
 
 def _draw(image, objects):
-    """The image with boxes and labels; torchvision draws."""
-    import torchvision
-    from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+    """The image with boxes and labels, as large as its short side needs to be read; a colour per label."""
+    side = min(image.size)
+    width, font = max(1, side // 200), PIL.ImageFont.load_default(max(11, side // 28))
+    drawing = PIL.ImageDraw.Draw(image)
+    for each in sorted(objects, key=lambda each: each["score"]):  # the surest on top
+        left, top, right, bottom = (each["box"][name] for name in ("xmin", "ymin", "xmax", "ymax"))
+        colour = f"hsl({zlib.crc32(each['label'].encode('utf-8', 'replace')) % 360}, 80%, 38%)"
+        drawing.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=width)
+        _draw_label(drawing, f"{each['label']} {each['score']:.2f}", (left, top), font, colour)
+    return image
 
-    if not objects:
-        return image
-    import torch
 
-    boxes = torch.tensor([[each["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for each in objects])
-    boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2])
-    labels = [f"{each['label']} {each['score']:.2f}" for each in objects]
-    drawn = torchvision.utils.draw_bounding_boxes(pil_to_tensor(image), boxes, labels=labels, width=3)
-    return to_pil_image(drawn)
+def _draw_label(drawing, text, corner, font, colour):
+    """On the box's upper edge, moved into the image where it would leave it."""
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    left, top, right, bottom = drawing.textbbox((0, 0), text, font=font)
+    width, height = right + left, bottom + top
+    x = max(0, min(corner[0], drawing.im.size[0] - width))
+    y = max(0, corner[1] - height)
+    drawing.rectangle((x, y, x + width, y + height), fill=colour)
+    drawing.text((x, y), text, fill="white", font=font)
 
 
 def _write_table(rows, path):
+    rows = [{**row, "image": printable_path(row["image"])} for row in rows]
+    rows = [{name: printable(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows]
     with open(path, "w", encoding="utf-8", newline="") as file:
         if path.suffix == ".jsonl":
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -3,39 +3,49 @@
 import functools
 import json
 import os
+import warnings
 from pathlib import Path
+from typing import Any, Optional, Union
 
 import numpy as np
+import torch
 import transformers
 
 from .conversion.errors import ConversionError
 from .image_files import sentence
 from .loading import load_image_processor
+from .precision import PrecisionWarning, is_native_in_openvino
 
 
 FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "executorch": "model.pte"}
 DESCRIPTION = "export.json"
 
 
-def is_exported(folder):
+def is_exported(folder: Union[str, os.PathLike]) -> bool:
     """Whether `hgnetv2-hf export` wrote this folder."""
     return (Path(folder) / DESCRIPTION).is_file()
 
 
-def load_exported(folder, dtype="float32", threads=None):
+def load_exported(
+    folder: Union[str, os.PathLike], dtype: str = "float32", threads: Optional[int] = None
+) -> Union["ExportedModel", "ExportedImageClassifier"]:
     """
     Loads what `hgnetv2-hf export` wrote.
 
     Args:
         folder (`str` or `os.PathLike`): the folder.
-        dtype (`"float32"` or `"bfloat16"`, defaults to `"float32"`): what OpenVINO computes in; the others have one.
+        dtype (`"float32"`, `"bfloat16"` or `"auto"`, defaults to `"float32"`): what OpenVINO computes in; the others have one.
+            `"auto"` is bfloat16 where OpenVINO computes it natively on this processor, else float32.
         threads (`int`, *optional*): CPU threads; by default the runtime's choice.
 
     Returns:
-        `ExportedImageClassifier` for a classifier, else `ExportedModel`.
+        `ExportedImageClassifier` for a classifier, else `ExportedModel`; `.dtype` says what is computed.
 
     Raises:
         `ConversionError`: no such folder, a damaged file, or the runtime is not installed.
+
+    Warns:
+        `PrecisionWarning`: bfloat16 was asked for and is not native here; float32 is computed.
     """
     try:
         description = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))
@@ -43,32 +53,41 @@ def load_exported(folder, dtype="float32", threads=None):
         names = description["outputs"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConversionError(f"{folder} holds no model that `hgnetv2-hf export` wrote ({DESCRIPTION}).") from error
-    if dtype not in ("float32", "bfloat16") or (dtype == "bfloat16" and description["format"] != "openvino"):
+    is_openvino = description["format"] == "openvino"
+    if dtype not in ("float32", "bfloat16", "auto") or (dtype == "bfloat16" and not is_openvino):
         raise ConversionError(
             f"A folder for {description['format']} does not run in {dtype}: float32 always works, bfloat16 in openvino."
         )
     path = Path(folder) / FORMATS[description["format"]]
     try:
-        run = start(path, dtype, threads, description)
+        computed = _openvino_dtype(dtype) if is_openvino else "float32"
+        run = start(path, computed, threads, description)
     except ImportError as error:
         raise ConversionError(
             f'{error.name} is not installed: pip install "hgnetv2-hf[{description["format"]}]".'
         ) from error
     except Exception as error:  # each runtime has errors of its own for a damaged file
         raise ConversionError(f"{path} cannot be loaded: {sentence(error)[:300]}") from error
+    if dtype not in ("auto", computed):
+        warnings.warn(
+            f"OpenVINO does not compute {dtype} natively on this processor; {folder} runs in {computed}.",
+            PrecisionWarning,
+            stacklevel=2,
+        )
     is_classifier = names == ["logits"]
-    return (ExportedImageClassifier if is_classifier else ExportedModel)(folder, names, run)
+    return (ExportedImageClassifier if is_classifier else ExportedModel)(folder, names, run, computed)
 
 
 class ExportedModel:
-    """A model in another runtime: `(batch, channels, height, width)` float32 in, named arrays out."""
+    """A model in another runtime: `(batch, channels, height, width)` float32 in, named arrays out; computed in `dtype`."""
 
-    def __init__(self, folder, names, run):
+    def __init__(self, folder, names, run, dtype):
         self.folder = os.fspath(folder)
         self.names = names
+        self.dtype = dtype
         self._run = run
 
-    def run(self, pixel_values):
+    def run(self, pixel_values: Union[np.ndarray, torch.Tensor]) -> dict[str, np.ndarray]:
         """
         Args:
             pixel_values (`np.ndarray` or `torch.Tensor`): normalised images, `(batch, channels, height, width)`.
@@ -84,18 +103,19 @@ class ExportedModel:
             raise ValueError("`pixel_values` holds NaN or infinite values.")
         return dict(zip(self.names, self._run(pixel_values)))
 
-    __call__ = run
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self.run(*args, **options)
 
 
 class ExportedImageClassifier(ExportedModel):
     """Called like `pipeline("image-classification")`: images in, labels and scores out."""
 
-    def __init__(self, folder, names, run):
-        super().__init__(folder, names, run)
+    def __init__(self, folder, names, run, dtype):
+        super().__init__(folder, names, run, dtype)
         self.config = transformers.AutoConfig.from_pretrained(folder)
         self.image_processor = load_image_processor(folder)
 
-    def __call__(self, images, top_k=5):
+    def __call__(self, images: Any, top_k: int = 5) -> list[Any]:
         """
         Args:
             images: a path, a PIL image or whatever the image processor takes; or a list of them.
@@ -138,6 +158,13 @@ def openvino_core():
     import openvino
 
     return openvino.Core()
+
+
+def _openvino_dtype(asked):
+    """What OpenVINO computes: asked for a precision that the processor lacks, it takes float32 without a word."""
+    if asked == "float32" or not is_native_in_openvino(torch.bfloat16, openvino_core()):
+        return "float32"
+    return "bfloat16"
 
 
 def _start_openvino(path, dtype, threads, description):

@@ -9,12 +9,13 @@ one convolution with bias, and one clamp.
 """
 
 import copy
-import functools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from .precision import onednn_computes
 
 
 _FROZEN_BATCH_NORM_EPS = 1e-5  # the detectors' frozen batch norm keeps it inside its forward
@@ -25,7 +26,7 @@ class FoldedConvLayer(nn.Module):
     """Convolution with bias, and a clamp to ``minimum`` … ``maximum``, in evaluation mode only.
 
     ``fused`` hands convolution and clamp to oneDNN in one call, with weights reordered for the shape seen last, where PyTorch
-    offers that (CPU; float32, and bfloat16 or float16 where the processor has them). It computes the same and cannot be traced.
+    offers that (CPU; float32, and bfloat16 or float16 where the processor has them). It computes the same; what is traced does without.
     """
 
     def __init__(self, convolution, weight, bias, minimum=-math.inf, maximum=math.inf):
@@ -250,20 +251,15 @@ def _computes_the_same(layer):
     return expected.shape == got.shape and torch.allclose(got, expected, rtol=0, atol=tolerance)
 
 
+def is_tracing():
+    """Whether PyTorch is turning Python into a graph: `torch.export`, `torch.compile`, `torch.jit.trace`."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def _onednn_takes(hidden_state):
     return (
         hidden_state.device.type == "cpu"
         and not torch.is_grad_enabled()
-        and not torch.jit.is_tracing()
-        and _onednn_computes(hidden_state.dtype)
+        and not is_tracing()
+        and onednn_computes(hidden_state.dtype)
     )
-
-
-@functools.cache
-def _onednn_computes(dtype):
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_convolution_weight"):
-        return False
-    if dtype == torch.float32:
-        return True
-    asks = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}.get(dtype)
-    return asks is not None and hasattr(torch.ops.mkldnn, asks) and getattr(torch.ops.mkldnn, asks)()

@@ -2,6 +2,7 @@
 
 import glob
 import os
+from pathlib import Path
 
 import PIL.Image
 
@@ -18,7 +19,8 @@ def find_images(paths):
         paths (`list[str]`): files, folders (their images, also in folders inside) or globs.
 
     Yields:
-        `str`: files in the given order, those of a folder or glob sorted; one folder's names are in memory at a time.
+        `str`: files in the given order, those of a folder or glob sorted; one folder's names are in memory at a time. Links to
+        folders are followed, each folder once.
 
     Raises:
         `ConversionError`: a path leads to no file.
@@ -34,13 +36,41 @@ def find_images(paths):
 
 def _files(path):
     if os.path.isdir(path):
-        for folder, inside, names in os.walk(path):
+        seen = set()
+        for folder, inside, names in os.walk(path, followlinks=True):
+            if (place := os.path.realpath(folder)) in seen:  # a link back to a folder above would never end
+                inside.clear()
+                continue
+            seen.add(place)
             inside.sort()
             yield from (os.path.join(folder, name) for name in sorted(names) if name.lower().endswith(IMAGE_SUFFIXES))
     elif os.path.exists(path):
         yield path
     else:
         yield from sorted(glob.glob(path, recursive=True))
+
+
+def printable_path(path):
+    """
+    A path as tables and printed rows show it, always valid UTF-8: as it is, or its `file://` URI where its bytes are no UTF-8.
+
+    The bytes come back with `os.fsdecode(urllib.parse.unquote_to_bytes(uri.removeprefix("file://")))`. A path that itself
+    starts with `file:` becomes a URI too, so that no two files look the same.
+    """
+    path = os.fspath(path)
+    if path == printable(path) and not path.startswith("file:"):
+        return path
+    return Path(path).absolute().as_uri()
+
+
+def printable(text):
+    """Text as valid UTF-8: what Python could not decode becomes a backslash escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def counted(number, noun):
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def sentence(error):

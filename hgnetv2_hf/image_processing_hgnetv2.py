@@ -308,6 +308,8 @@ def _paste(strips, size, vertical):
 
 def to_rgb(image):
     """PaddleClas decodes with OpenCV: EXIF rotation applied, transparency dropped, 16-bit values divided by 256."""
+    file = getattr(image, "filename", "")  # PIL remembers it, and forgets it in copies
+    subject = f"The image {file}" if file else "An image"
     image = PIL.ImageOps.exif_transpose(image)
     if image.mode == "RGB":
         return image
@@ -315,12 +317,12 @@ def to_rgb(image):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(
-                f"An image of mode {image.mode} with values from {values.min()} to {values.max()} has no defined scale; "
+                f"{subject} of mode {image.mode} with values from {values.min()} to {values.max()} has no defined scale; "
                 "convert it to 8 or 16 bits first."
             )
         image = PIL.Image.fromarray((values // 256).astype("uint8"))
     elif image.mode == "F":
-        raise ValueError("An image of mode F has no defined scale; convert it to 8 or 16 bits first.")
+        raise ValueError(f"{subject} of mode F has no defined scale; convert it to 8 or 16 bits first.")
     elif image.mode == "CMYK":
         image = PIL.Image.fromarray(_cmyk_to_rgb(np.asarray(image)))
     return image.convert("RGB")

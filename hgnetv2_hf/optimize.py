@@ -2,17 +2,22 @@
 
 import contextlib
 import copy
+import functools
+from typing import TypeVar, Union
 
 import torch
 from torch import nn
 
-from .folding import contains_hgnetv2, fold, is_folded, is_network
+from .folding import contains_hgnetv2, fold, is_folded, is_network, is_tracing
+from .precision import fastest_dtype, warn_if_emulated
 
+
+Model = TypeVar("Model", bound=nn.Module)
 
 _COMPILED_SHAPES = 64  # beyond these, PyTorch runs the folded model without compiling it
 
 
-def optimize_for_inference(model, dtype=None, compile=False):
+def optimize_for_inference(model: Model, dtype: Union[torch.dtype, str, None] = None, compile: bool = False) -> Model:
     """
     A copy of a model for inference only: batch norm and LAB folded into the convolutions, channels-last memory, optionally
     in another precision and compiled with frozen weights. In float32 its outputs are within 1e-5 relative of the model's.
@@ -20,8 +25,9 @@ def optimize_for_inference(model, dtype=None, compile=False):
     Args:
         model (`nn.Module`): a classifier, a backbone or anything that contains HGNetV2 (D-FINE, RT-DETR, …) in evaluation mode,
             of stock Transformers, this package or remote code. It is left as it is.
-        dtype (`torch.dtype`, *optional*): the precision to run in, e.g. `torch.bfloat16`; inputs are cast. By default the
-            model's. Folding is done in float64 whatever this says.
+        dtype (`torch.dtype` or `"auto"`, *optional*): the precision to run in, e.g. `torch.bfloat16`; inputs are cast. By
+            default the model's. `"auto"` is bfloat16 where the model's device computes it natively, else float32. Folding is
+            done in float64 whatever this says.
         compile (`bool`, defaults to `False`): through `torch.compile` with frozen weights, at the first call with each shape of
             input (tens of seconds; needs a C++ compiler on CPUs). Worth it where shapes stay the same. Of a detector, the
             backbone is compiled.
@@ -29,24 +35,29 @@ def optimize_for_inference(model, dtype=None, compile=False):
     Returns:
         A new object of a class derived from the model's, which computes without gradients, works in `pipeline`, and raises
         `RuntimeError` from `save_pretrained`, `push_to_hub` and `train()`: folded weights would load elsewhere without an
-        error and compute something else. On CPUs without `compile`, weights are held twice: as they are, and in oneDNN's order.
+        error and compute something else. It can be pickled, copied, sent to other processes (compiled again there) and traced
+        by `torch.export` and `torch.compile`. On CPUs without `compile`, weights are held twice: as they are, and in oneDNN's
+        order. Inputs with NaN or infinite values raise `ValueError` on CPUs, but not in a graph traced from it. Finite values
+        that overflow in the model's own convolutions (pixels of 3e38, say) may give finite outputs here, because batch norm's
+        scale is in the weights already.
 
     Raises:
         `TypeError`: not a module.
         `ValueError`: the model is in training mode, quantised, offloaded, compiled or optimised already, or has no HGNetV2 in it;
             its weights are not finite; or `dtype` is not a floating-point type.
+
+    Warns:
+        `PrecisionWarning`: the device emulates this precision, which takes several times as long as float32.
     """
     _check(model, dtype)
+    parameter = _first_parameter(model)
+    dtype = fastest_dtype(parameter.device) if dtype == "auto" else dtype
+    warn_if_emulated(dtype or parameter.dtype, parameter.device)
     with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode could not be moved afterwards
         optimized = copy.deepcopy(model)
         fold(optimized, fused=not compile)
         optimized = optimized.eval().to(dtype=dtype, memory_format=torch.channels_last).requires_grad_(False)
-    original = type(optimized)
-    optimized.__class__ = type(
-        original.__name__,
-        (OptimizedForInference, original),
-        {"__module__": original.__module__, "_original": original},
-    )
+    optimized.__class__ = _optimized_class(type(optimized))
     optimized._forward = optimized._original_forward
     if compile:
         _compile(optimized)
@@ -67,9 +78,9 @@ class OptimizedForInference:
     """What `optimize_for_inference` mixes into a copy of a model."""
 
     def forward(self, *args, **kwargs):
-        if "pixel_values" in kwargs:
-            kwargs["pixel_values"] = self._as_computed(kwargs["pixel_values"])
-        elif args:
+        if not args and "pixel_values" in kwargs:
+            args = (kwargs.pop("pixel_values"),)  # one way to call, so that one compilation serves both
+        if args:
             args = (self._as_computed(args[0]), *args[1:])
         with torch.no_grad():
             return self._forward(*args, **kwargs)
@@ -80,10 +91,12 @@ class OptimizedForInference:
     def _as_computed(self, pixel_values):
         if not isinstance(pixel_values, torch.Tensor) or pixel_values.ndim != 4:
             return pixel_values  # the model's own message
-        if pixel_values.device.type == "cpu" and not pixel_values.sum(dtype=torch.float64).isfinite():
+        is_checked = (
+            pixel_values.device.type == "cpu" and not is_tracing()
+        )  # a graph has no place for an answer in Python
+        if is_checked and not pixel_values.sum(dtype=torch.float64).isfinite():
             raise ValueError("`pixel_values` holds NaN or infinite values, which a fused clamp would hide.")
-        dtype = next(parameter.dtype for parameter in self.parameters() if parameter.is_floating_point())
-        return pixel_values.to(dtype).contiguous(memory_format=torch.channels_last)
+        return pixel_values.to(_first_parameter(self).dtype).contiguous(memory_format=torch.channels_last)
 
     def train(self, mode=True):
         if mode:
@@ -96,6 +109,10 @@ class OptimizedForInference:
     def push_to_hub(self, *args, **kwargs):
         self._refuse("pushed to the Hub")
 
+    def __reduce_ex__(self, protocol):
+        _, _, *state = super().__reduce_ex__(protocol)
+        return (_blank, (self._original,), *state)
+
     def _refuse(self, what):
         raise RuntimeError(
             f"A model optimised for inference cannot be {what}: its batch norm and LAB are folded into the convolutions, and "
@@ -104,15 +121,33 @@ class OptimizedForInference:
         )
 
 
+@functools.cache
+def _optimized_class(original):
+    namespace = {"__module__": original.__module__, "_original": original}
+    return type(original.__name__, (OptimizedForInference, original), namespace)
+
+
+def _blank(original):
+    """What pickle and copy fill: the class itself cannot be found by its name."""
+    optimized = _optimized_class(original)
+    return optimized.__new__(optimized)
+
+
 class CompiledPerShape:
     """``torch.compile`` with frozen weights, once per shape: weights are packed for it, and another one's order is slow."""
 
     def __init__(self, forward):
         options = {"cpp_wrapper": True} if _torch_version() >= (2, 9) else {}
+        self._forward = forward
         self._compiled = torch.compile(forward, dynamic=False, options=options)
         self._seen = set()
 
+    def __reduce__(self):
+        return CompiledPerShape, (self._forward,)
+
     def __call__(self, *args, **kwargs):
+        if is_tracing():
+            return self._forward(*args, **kwargs)
         call = self._signature(args, kwargs)
         if call in self._seen:
             return self._compiled(*args, **kwargs)
@@ -153,11 +188,17 @@ def _torch_version():
     return tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 
+def _first_parameter(model):
+    return next(parameter for parameter in model.parameters() if parameter.is_floating_point())
+
+
 def _check(model, dtype):
     if not isinstance(model, nn.Module):
         raise TypeError(f"optimize_for_inference takes a model, not {type(model).__name__}.")
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ValueError(f"dtype={dtype!r} is not a floating-point type; int8 is `hgnetv2-hf export --int8`.")
+    if dtype not in (None, "auto") and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(
+            f'dtype={dtype!r} is neither a floating-point type nor "auto"; int8 is `hgnetv2-hf export --int8`.'
+        )
     if isinstance(model, OptimizedForInference) or is_folded(model):
         raise ValueError("This model is optimised for inference already; optimise the one it was made from.")
     if hasattr(model, "_orig_mod"):

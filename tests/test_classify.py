@@ -1,12 +1,14 @@
 """`classify`: rows for files, in order, at any size, whatever interrupts it."""
 
 import csv
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.parse
 
 import numpy as np
 import PIL.Image
@@ -16,7 +18,7 @@ import transformers
 from conftest import randomize
 
 import hgnetv2_hf
-from hgnetv2_hf import ConversionError, digits
+from hgnetv2_hf import ConversionError, digits, precision
 from hgnetv2_hf.classify import classify
 from hgnetv2_hf.cli import main
 
@@ -211,6 +213,14 @@ def test_bad_requests_get_one_sentence(model, images, tmp_path, capsys):
     assert main(["classify", str(images), "--model", str(model), "--output", "/dev/full/out.csv"]) == 1
 
 
+def test_an_emulated_precision_is_one_line_on_stderr(model, images, monkeypatch, capsys):
+    monkeypatch.setattr(precision, "_cpu_is_native", lambda dtype: dtype == torch.float32)
+    command = ["classify", str(images / "011.png"), "--model", str(model), "--dtype"]
+    for dtype, lines in [("bfloat16", 1), ("auto", 0)]:
+        assert main([*command, dtype]) == 0
+        assert capsys.readouterr().err.count("hgnetv2-hf: This processor does not compute bfloat16") == lines
+
+
 @pytest.mark.slow
 def test_compiled_says_the_same_in_batches_of_one_size(model, images, tmp_path):
     for compile in (False, True):
@@ -220,13 +230,42 @@ def test_compiled_says_the_same_in_batches_of_one_size(model, images, tmp_path):
     ]
 
 
-def test_names_that_are_not_text_are_rows_too(model, tmp_path):
-    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
-    digits.load_held_out()[0][0].save(tmp_path / "image.png")
-    os.rename(tmp_path / "image.png", name)
-    for table in ("out.csv", "out.jsonl"):
-        assert classify([os.fsdecode(name)], model, tmp_path / table, show=str)["unreadable"] == 0
-        assert (tmp_path / table).is_file()
+@pytest.fixture
+def not_utf8(tmp_path):
+    """An image whose name is no UTF-8, and one whose name looks like the other's in a table."""
+    names = [os.fsencode(tmp_path) + name for name in (b"/caf\xe9.png", b"/caf%E9.png", b"/caf\\xe9.png")]
+    for name in names:
+        digits.load_held_out()[0][0].save(tmp_path / "image.png")
+        os.rename(tmp_path / "image.png", name)
+    return [os.fsdecode(name) for name in names]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_names_that_are_not_text_are_rows_too(model, not_utf8, tmp_path, suffix):
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow", reason="comes with the extra [parquet]")
+    table = tmp_path / f"out.{suffix}"
+    assert classify(not_utf8, model, table, show=str)["unreadable"] == 0
+    if suffix == "parquet":
+        found = importlib.import_module("pyarrow.parquet").read_table(table).to_pylist()
+    else:
+        found = (
+            rows(table) if suffix == "csv" else [json.loads(line) for line in table.read_text("utf-8").splitlines()]
+        )
+    shown = [row["image"] for row in found]
+    assert shown == [f"file://{tmp_path}/caf%E9.png", *not_utf8[1:]]
+    assert os.fsdecode(urllib.parse.unquote_to_bytes(shown[0].removeprefix("file://"))) == not_utf8[0]
+
+
+def test_names_that_are_not_text_are_printed_and_resumed(model, not_utf8, tmp_path):
+    command = [sys.executable, "-m", "hgnetv2_hf.cli", "classify", *not_utf8, "--model", str(model)]
+    run = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"})
+    assert run.returncode == 0 and b"/caf%E9.png: " in run.stdout + run.stderr, run.stderr[-2000:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hgnetv2_hf.classify._write_table", lambda *_: sys.exit(1))
+        with pytest.raises(SystemExit):
+            classify(not_utf8, model, tmp_path / "out.csv", show=str)
+    assert classify(not_utf8, model, tmp_path / "out.csv", show=str)["resumed"] == len(not_utf8)
 
 
 @pytest.mark.slow

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import PIL.Image
 import pytest
 import torch
 import transformers
-from conftest import GOLDEN_FAMILIES, GOLDENS, golden_input, relative_difference
+from conftest import GOLDEN_FAMILIES, GOLDENS, golden_input, randomize, relative_difference
 from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -27,6 +29,7 @@ from hgnetv2_hf.conversion.layouts import LAYOUTS, rename_back
 from hgnetv2_hf.conversion.paddle_file import write_paddle_file
 from hgnetv2_hf.conversion.source import find_source
 from hgnetv2_hf.conversion.weight_file import read_weights
+from hgnetv2_hf.detect import _draw
 from hgnetv2_hf.published import PUBLISHED
 
 
@@ -429,8 +432,6 @@ def fresh_detector(tiny_fields):
 
 @pytest.mark.parametrize("form", ["folder", "file", "published"])
 def test_a_detector_starts_from_imagenet_weights(fresh_detector, tiny_fields, tmp_path, monkeypatch, form):
-    from conftest import randomize
-
     config = hgnetv2_hf.PPHGNetV2Config(**tiny_fields, num_labels=3)
     classifier = randomize(hgnetv2_hf.PPHGNetV2ForImageClassification(config).eval())
     write_paddle_file(rename_back(classifier.state_dict(), LAYOUTS["paddleclas"]), tmp_path / "w.pdparams")
@@ -492,6 +493,30 @@ def test_fine_tuning_from_a_random_head_learns_a_small_set_and_its_folder_detect
     assert picture.shape == original.shape and (picture != original).any()
 
 
+@pytest.mark.parametrize("tie", [False, True])
+def test_an_exported_detector_is_compared_query_by_query(fresh_detector, tie):
+    from hgnetv2_hf.exporting import detector_difference
+
+    torch.manual_seed(0)
+    model = fresh_detector().eval()
+    if not tie:
+        randomize(model, seed=1)
+    order, samples = torch.randperm(10), [torch.randn(1, 3, 128, 128) for _ in range(2)]
+
+    def run(pixel_values, logits=0.0, boxes=0.0):
+        with torch.no_grad():
+            output = model(torch.from_numpy(pixel_values))
+        found = {name: output[name][:, order].numpy().copy() for name in ("logits", "pred_boxes")}
+        found["logits"][0, 3] += logits
+        found["pred_boxes"][0, 5] += boxes
+        return found
+
+    assert detector_difference(model, run, samples) == 0
+    changed = [detector_difference(model, partial(run, **{name: 0.01}), samples) for name in ("logits", "boxes")]
+    assert changed == [None, None] if tie else all(1e-4 < each < 0.1 for each in changed)
+    assert np.isnan(detector_difference(model, partial(run, boxes=np.nan), samples))
+
+
 @pytest.fixture
 def detector_folder(fresh_detector, tmp_path):
     model = fresh_detector()
@@ -506,7 +531,6 @@ def detector_folder(fresh_detector, tmp_path):
 
 
 def test_detect_lists_a_bad_image_with_its_error_and_numbers_equal_names(detector_folder, tmp_path, capsys):
-    pytest.importorskip("torchvision", reason="torchvision comes with the extra [detection]")
     images = tmp_path / "images"
     for path in ("a/photo.png", "b/photo.png"):
         (images / path).parent.mkdir(parents=True)
@@ -515,13 +539,37 @@ def test_detect_lists_a_bad_image_with_its_error_and_numbers_equal_names(detecto
     out = tmp_path / "out"
     arguments = ["detect", str(images), "--model", str(detector_folder), "--output", str(out), "--threshold", "0"]
     assert main(arguments) == 0
-    assert "1 images could not be read" in capsys.readouterr().out
+    assert "in 2 images" in (printed := capsys.readouterr().out) and "1 image could not be read" in printed
     assert {path.name for path in out.iterdir()} == {"photo.png", "photo-2.png", "detections.csv"}
     with open(out / "detections.csv", encoding="utf-8", newline="") as file:
         (broken,) = [row for row in csv.DictReader(file) if row["error"]]
     assert broken["image"].endswith("broken.jpg") and not broken["label"]
     assert main(arguments) == 1 and "exists already" in capsys.readouterr().err
     assert main([*arguments, "--overwrite"]) == 0
+
+
+def test_detect_works_without_torchvision_and_its_labels_can_be_read(detector_folder, tmp_path):
+    PIL.Image.new("RGB", (1600, 1200)).save(tmp_path / "image.png")
+    code = "import sys; sys.modules['torchvision'] = None\nfrom hgnetv2_hf import cli, detect\nsys.exit(cli.main(sys.argv[1:]))"
+    arguments = ["detect", tmp_path / "image.png", "--model", detector_folder, "--output", tmp_path / "out"]
+    run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300)
+    assert "0 objects in 1 image ->" in run.stdout, run.stderr[-2000:]
+    box = {"xmin": 100, "ymin": 300, "xmax": 700, "ymax": 900}
+    picture = PIL.Image.new("RGB", (1600, 1200))
+    drawn = np.asarray(_draw(picture, [{"label": "person", "score": 0.9, "box": box}]))
+    rows = np.flatnonzero((drawn == 255).all(-1).any(1))  # the text is white
+    assert rows[-1] < 300 and rows[-1] - rows[0] > 1200 / 50
+
+
+def test_detect_lists_names_that_are_not_text(detector_folder, tmp_path):
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    PIL.Image.radial_gradient("L").save(tmp_path / "image.png")
+    os.rename(tmp_path / "image.png", name)
+    for table in ("csv", "jsonl"):
+        out = tmp_path / table
+        arguments = ["--model", str(detector_folder), "--output", str(out), "--threshold", "0", "--table", table]
+        assert main(["detect", os.fsdecode(name), *arguments]) == 0
+        assert f"file://{tmp_path}/caf%E9.png" in (out / f"detections.{table}").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -533,7 +581,6 @@ def test_detect_lists_a_bad_image_with_its_error_and_numbers_equal_names(detecto
     ],
 )
 def test_detect_refuses_in_one_line_and_writes_nothing(detector_folder, tmp_path, capsys, change, words):
-    pytest.importorskip("torchvision", reason="torchvision comes with the extra [detection]")
     image, used = tmp_path / "image.png", tmp_path / "used"
     PIL.Image.new("RGB", (40, 40)).save(image)
     used.mkdir()

@@ -1,5 +1,6 @@
 """`export`: what other runtimes compute from the folded graph is what the model computes."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -15,9 +16,11 @@ from scipy.optimize import linear_sum_assignment
 
 import hgnetv2_hf
 from hgnetv2_hf import ConversionError, HGNetV2Config, PPHGNetV2Config, digits
+from hgnetv2_hf import exported as exported_module
 from hgnetv2_hf.cli import main
-from hgnetv2_hf.exported import load_exported
+from hgnetv2_hf.exported import load_exported, openvino_core
 from hgnetv2_hf.exporting import TOLERANCE, export_model
+from hgnetv2_hf.precision import PrecisionWarning, is_native_in_openvino
 
 
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "executorch": "executorch"}
@@ -148,7 +151,8 @@ def test_a_detector_finds_the_same(converted_golden, tmp_path, golden, format, c
         assert main(["export", str(folder), str(tmp_path / "out"), "--format", format]) == 1
         assert "Transformers' own exporter" in capsys.readouterr().err
         return
-    assert export_model(folder, tmp_path / "out", format).outputs == ["logits", "pred_boxes"]
+    report = export_model(folder, tmp_path / "out", format)
+    assert report.outputs == ["logits", "pred_boxes"] and report.difference < TOLERANCE
     model = transformers.AutoModelForObjectDetection.from_pretrained(folder).eval()
     x = torch.randn(1, 3, 640, 640, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -192,6 +196,22 @@ def test_signals_are_handled_after_openvino_models_are_gone(exported_digits):
     )
     run = subprocess.run([sys.executable, "-c", code, exported_digits("openvino")], capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (0, "handled\n"), run.stderr[-2000:]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_an_export_says_what_openvino_computes_in(exported_digits, monkeypatch, native):
+    pytest.importorskip("openvino", reason="comes with the extra [openvino]")
+    folder, x = exported_digits("openvino"), torch.randn(1, 3, 32, 32)
+    if native and not is_native_in_openvino(torch.bfloat16, openvino_core()):
+        pytest.skip("this processor has no bfloat16")
+    monkeypatch.setattr(exported_module, "is_native_in_openvino", lambda dtype, core: native)
+    with contextlib.nullcontext() if native else pytest.warns(PrecisionWarning, match="runs in float32"):
+        asked = load_exported(folder, dtype="bfloat16")
+    computed = "bfloat16" if native else "float32"
+    assert asked.dtype == load_exported(folder, dtype="auto").dtype == computed
+    exact = load_exported(folder)
+    assert exact.dtype == "float32"
+    assert np.array_equal(asked.run(x)["logits"], exact.run(x)["logits"]) == (not native)
 
 
 def test_bad_requests_get_one_sentence_and_leave_nothing(digits_folder, tiny_fields, tmp_path, capsys):

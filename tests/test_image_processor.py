@@ -121,6 +121,15 @@ def test_torchvision_has_the_same_geometry_and_differs_by_at_most_two_levels_on_
     assert worst <= 2
 
 
+@pytest.mark.parametrize("mode, value", [("F", 0.5), ("I", -5)])
+def test_an_image_without_a_scale_is_named(tmp_path, mode, value):
+    path = tmp_path / "depth.tiff"
+    PIL.Image.new(mode, (8, 8), value).save(path)
+    for image in (path, PIL.Image.open(path)):
+        with pytest.raises(ValueError, match="depth.tiff of mode"):
+            HGNetV2ImageProcessor()(image)
+
+
 @needs_torchvision
 def test_torchvision_differs_by_at_most_thirty_two_levels_on_noise():
     """The documented worst case: tall images that shrink, which Pillow 13 resizes rows first."""

@@ -89,7 +89,7 @@ def test_the_result_is_a_folder_for_everything(scans, tiny, tmp_path, capsys):
         "--report_to",
         "tensorboard",
     ]
-    pytest.importorskip("timm", reason="comes with the extra [train]")
+    pytest.importorskip("timm", reason="comes with the extra [timm]")
     pytest.importorskip("tensorboard", reason="`--report_to tensorboard` needs it")
     assert main(command) == 0
     printed = capsys.readouterr().out
@@ -137,10 +137,9 @@ def test_every_option_of_training_arguments_is_reachable_and_others_are_wrong_us
     assert "exists already" in capsys.readouterr().err
 
 
-def test_the_schedule_and_rates_are_those_of_the_recipe(scans, tiny, tmp_path):
-    result = quick(
-        scans, tiny, tmp_path / "out", num_train_epochs=20, logging_steps=1, eval_strategy="no", save_strategy="no"
-    )
+def test_the_schedule_and_rates_are_those_of_paddleclas(scans, tiny, tmp_path):
+    options, schedule = Options(**NO_AUGMENTATION, recipe="imagenet"), {"num_train_epochs": 20, "logging_steps": 1}
+    result = quick(scans, tiny, tmp_path / "out", options, **schedule, eval_strategy="no", save_strategy="no")
     rates = [row["learning_rate"] for row in result.metrics["history"] if "learning_rate" in row]
     peak, warmup, total = 0.05 * 8 / 1024, 5 * 6, 20 * 6
     expected = [peak * step / warmup for step in range(warmup)]
@@ -156,7 +155,7 @@ def test_an_image_looks_the_same_whoever_prepares_it():
 
     from hgnetv2_hf.training import Augmentation
 
-    pytest.importorskip("timm", reason="comes with the extra [train]")
+    pytest.importorskip("timm", reason="comes with the extra [timm]")
     image = PIL.Image.effect_noise((90, 70), 60).convert("RGB")
     augment = Augmentation((32, 48))
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
@@ -525,7 +524,8 @@ def launch(processes, arguments, port, environment=None, fails=False):
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 def test_two_processes_learn_as_one(scans, tiny, tmp_path, way):
-    """The same loss at each of 20 steps, batch norm frozen, and the same weights; killed and resumed, the same bits."""
+    """The same loss at each of 20 steps, batch norm frozen, and the same weights; killed and resumed, the same bits. Without
+    --use_cpu: on a machine without a GPU, processes that a launcher started train together on its CPUs."""
     common = [
         "train",
         str(scans),
@@ -542,7 +542,6 @@ def test_two_processes_learn_as_one(scans, tiny, tmp_path, way):
         "20",
         "--logging_steps",
         "1",
-        "--use_cpu",
         "--dataloader_num_workers",
         "0",
         "--eval_strategy",
@@ -676,14 +675,13 @@ def test_an_example_script_gives_the_same_weights_through_run_and_through_remote
     assert (remote / "modeling_hgnetv2.py").exists()
 
 
-DIGITS = (
-    "--flip 0 --crop-scale 0.8 1 --rand-augment none --use_cpu --disable_tqdm true --dataloader_num_workers 0".split()
-)
+DIGITS = "--recipe imagenet --flip 0 --crop-scale 0.8 1 --rand-augment none".split()
+DIGITS += "--use_cpu --disable_tqdm true --dataloader_num_workers 0".split()
 
 
 @pytest.mark.slow
 def test_digits_from_scratch_reach_99_per_cent(tmp_path):
-    pytest.importorskip("timm", reason="comes with the extra [train]")
+    pytest.importorskip("timm", reason="comes with the extra [timm]")
     command = [sys.executable, "-m", "hgnetv2_hf.cli", "train", "digits", "--output", str(tmp_path / "out"), *DIGITS]
     command += "--model digits --from-scratch --image-size 64 --ema 0.99 --num_train_epochs 70".split()
     command += "--per_device_train_batch_size 32 --learning_rate 0.05".split()

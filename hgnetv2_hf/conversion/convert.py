@@ -16,7 +16,7 @@ from .assumptions import assume
 from .detectors import DETECTORS, recognise_detector
 from .errors import ConversionError
 from .families import FAMILY_NAMES, check_family
-from .folder import atomic_folder, check_target
+from .folder import atomic_folder, claim
 from .layouts import LAYOUTS, is_counter, is_head, recognise_layout, rename, rename_back, split_detector
 from .model_card import model_card
 from .source import find_source
@@ -134,37 +134,33 @@ def convert_checkpoint(
         from ..hub import check_repository
 
         check_repository(push_to_hub)
-    check_target(output_dir, source, overwrite)
-    found = find_source(os.fspath(source))
-    checkpoint = read_checkpoint(
-        found,
-        layout,
-        variant,
-        task,
-        {
-            "resize_short": resize_short,
-            "crop_size": crop_size,
-            "pool_padding": pool_padding,
-            "dropout_prob": dropout,
-        },
-        family,
-    )
-    report = checkpoint.report
-    report.output_dir = os.fspath(output_dir)
-    report.repo_id = push_to_hub
-    try:
-        with atomic_folder(output_dir) as folder:
-            checkpoint.save(folder)
-            if verify:
-                _verify(checkpoint, folder)
-            (folder / "README.md").write_text(model_card(report), encoding="utf-8")
-    except SafetensorError as error:
-        raise ConversionError(f"Cannot write {output_dir}: {error}.") from error
+    options = {
+        "resize_short": resize_short,
+        "crop_size": crop_size,
+        "pool_padding": pool_padding,
+        "dropout_prob": dropout,
+    }
+    with claim(output_dir, source, overwrite):
+        checkpoint = read_checkpoint(find_source(os.fspath(source)), layout, variant, task, options, family)
+        report = checkpoint.report
+        report.output_dir, report.repo_id = os.fspath(output_dir), push_to_hub
+        _write(checkpoint, output_dir, verify)
     if push_to_hub is not None:
         from ..hub import push_folder
 
         report.checks.append(f"pushed to {push_folder(output_dir, push_to_hub, private, create_pr)}")
     return report
+
+
+def _write(checkpoint, output_dir, verify):
+    try:
+        with atomic_folder(output_dir) as folder:
+            checkpoint.save(folder)
+            if verify:
+                _verify(checkpoint, folder)
+            (folder / "README.md").write_text(model_card(checkpoint.report), encoding="utf-8")
+    except SafetensorError as error:
+        raise ConversionError(f"Cannot write {output_dir}: {error}.") from error
 
 
 @dataclasses.dataclass

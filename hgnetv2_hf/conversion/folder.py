@@ -1,10 +1,13 @@
-"""Output folders and files that are complete or absent, whatever stops the program."""
+"""Output folders and files that are complete or absent, whatever stops the program, and written by one process at a time."""
 
 import contextlib
 import ctypes
+import errno
+import glob
 import os
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 
 from .errors import ConversionError
@@ -12,11 +15,13 @@ from .errors import ConversionError
 
 try:
     import fcntl
-except ImportError:  # Windows: leftovers of a killed run stay until somebody deletes them
+except ImportError:  # Windows: nothing is locked, and leftovers of a killed run stay until somebody deletes them
     fcntl = None
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
+_CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network file systems
+_held = set()  # file descriptors of the locks of this process
 
 
 def check_target(output_dir, source, overwrite, marker="config.json"):
@@ -39,32 +44,127 @@ def check_target(output_dir, source, overwrite, marker="config.json"):
 
 
 @contextlib.contextmanager
+def claim(output_dir, source=None, overwrite=False, marker="config.json"):
+    """
+    Makes this process the only writer of a folder inside the block.
+
+    Args:
+        output_dir (`str` or `os.PathLike`): the folder; parents that are missing are created.
+        source, overwrite, marker: as in [`check_target`].
+
+    Raises:
+        `ConversionError`: see [`check_target`], or another process is writing there.
+    """
+    check_target(output_dir, source, overwrite, marker)
+    target = Path(output_dir).absolute()
+    created = _make_parents(target.parent)
+    try:
+        with lock(target, output_dir):
+            check_target(output_dir, source, overwrite, marker)  # another writer may have come and gone
+            yield
+    finally:
+        for folder in reversed(created):
+            with contextlib.suppress(OSError):  # not empty: something was written
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def lock(target, name=None):
+    """
+    Holds the lock on a file or folder inside the block. The system frees it when the process dies, however that happens.
+
+    Args:
+        target (`Path`): what is written; the lock is a hidden file beside it.
+        name (`str`, *optional*): how the error calls it.
+
+    Raises:
+        `ConversionError`: another process, or another thread, holds it; or the folder cannot be written.
+    """
+    if fcntl is None:
+        yield
+        return
+    path = Path(target).absolute()
+    path = path.with_name(f".{path.name}.lock")
+    try:
+        handle = _locked(path)
+    except OSError as error:
+        raise ConversionError(f"Cannot write {name or target}: {error.strerror or error}.") from error
+    if handle is None:
+        raise ConversionError(
+            f"{name or target} is being written by another process{_owner(path)}; wait until it has ended, or choose another "
+            "output."
+        )
+    _held.add(handle)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while the lock is held, so that it is nobody else's
+        _held.discard(handle)
+        os.close(handle)
+
+
+def _locked(path):
+    """An open file that is locked and has this name, or ``None`` where somebody else holds it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except OSError as error:
+            if error.errno not in _CANNOT_LOCK:
+                os.close(handle)
+                raise
+            warnings.warn(
+                f"{path.parent} cannot lock files: nothing keeps a second run from writing here.", stacklevel=4
+            )
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                os.write(handle, str(os.getpid()).encode())
+                return handle
+        os.close(handle)  # its last holder removed it between the two lines above
+
+
+def _owner(path):
+    with contextlib.suppress(OSError, ValueError):
+        return f" ({int(path.read_text())})"
+    return ""
+
+
+def _leave_locks_to_the_parent():
+    """A forked process, a data loader's worker say, would keep a lock that its killed parent no longer holds."""
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
+
+
+@contextlib.contextmanager
 def atomic_folder(output_dir):
     """
-    Gives an empty folder next to ``output_dir`` that takes its name when the block ends without an error.
+    Gives an empty folder next to ``output_dir`` that takes its name when the block ends without an error; inside [`claim`].
 
     An existing ``output_dir`` is exchanged for the new one in a single step where the system can (Linux), and removed
     afterwards. What an earlier, killed run left behind is removed first.
     """
     target = Path(output_dir).absolute()
-    created = _make_parents(target.parent)
     staging = None
     try:
         prefix = f".{target.name}.partial-"
-        _remove_leftovers(target.parent, prefix)
+        for leftover in target.parent.glob(f"{glob.escape(prefix)}*") if fcntl is not None else ():
+            shutil.rmtree(leftover, ignore_errors=True)
         staging = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
-        with _held(staging):
-            yield staging
-            _publish(staging, target)
-            created = []
+        yield staging
+        _publish(staging, target)
     except OSError as error:
         raise ConversionError(f"Cannot write {output_dir}: {error.strerror or error}.") from error
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
-        for folder in reversed(created):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -75,14 +175,15 @@ def atomic_file(path):
     """
     path = Path(path).absolute()
     partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        os.chmod(partial, 0o666 & ~_umask())  # safetensors writes files that only their owner can read
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with lock(path):
+        try:
+            yield partial
+            os.chmod(partial, 0o666 & ~_umask())  # safetensors writes files that only their owner can read
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _make_parents(parent):
@@ -91,8 +192,9 @@ def _make_parents(parent):
     created = []
     try:
         for folder in missing:
-            folder.mkdir()
-            created.append(folder)
+            with contextlib.suppress(FileExistsError):  # made by somebody else meanwhile
+                folder.mkdir()
+                created.append(folder)
     except OSError as error:
         for folder in reversed(created):
             folder.rmdir()
@@ -125,31 +227,6 @@ def _exchange(one, other):
     except (OSError, AttributeError, TypeError):
         return False
     return renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
-
-
-@contextlib.contextmanager
-def _held(folder):
-    """Marks a folder as in use; the system forgets the mark when the process dies."""
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _remove_leftovers(parent, prefix):
-    for folder in parent.glob(f"{prefix}*") if fcntl is not None else ():
-        with contextlib.suppress(OSError):
-            handle = os.open(folder, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(handle)
 
 
 def _umask():

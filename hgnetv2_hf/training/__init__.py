@@ -1,13 +1,33 @@
-"""Training: PaddleClas's recipe on Hugging Face ``Trainer``, its knobs for any training loop, and distillation."""
+"""Training: recipes on Hugging Face ``Trainer``, PaddleClas's options for any training loop, and distillation."""
 
-from .augmentation import Augmentation
-from .distillation import DistillationTrainer, soft_cross_entropy, symmetric_kl
-from .freezing import Frozen, freeze
-from .moving_average import MovingAverage
-from .parameter_groups import parameter_groups
-from .run import Options, Trained, train
-from .trainer import ClassifierTrainer
+import importlib
+from typing import TYPE_CHECKING
 
+
+if TYPE_CHECKING:
+    from .augmentation import Augmentation
+    from .distillation import DistillationTrainer, soft_cross_entropy, symmetric_kl
+    from .freezing import Frozen, freeze
+    from .moving_average import MovingAverage
+    from .rates import parameter_groups
+    from .run import Options, Trained, train
+    from .trainer import ClassifierTrainer
+
+# The same names again for the interpreter: `Trainer` costs seconds of imports, and the command line reads the recipes only.
+_MODULE_OF = {
+    "Augmentation": "augmentation",
+    "ClassifierTrainer": "trainer",
+    "DistillationTrainer": "distillation",
+    "Frozen": "freezing",
+    "MovingAverage": "moving_average",
+    "Options": "run",
+    "Trained": "run",
+    "freeze": "freezing",
+    "parameter_groups": "rates",
+    "soft_cross_entropy": "distillation",
+    "symmetric_kl": "distillation",
+    "train": "run",
+}
 
 __all__ = [
     "Augmentation",
@@ -23,3 +43,9 @@ __all__ = [
     "symmetric_kl",
     "train",
 ]
+
+
+def __getattr__(name):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)

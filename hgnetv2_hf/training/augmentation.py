@@ -110,6 +110,6 @@ def timm(module):
         return importlib.import_module(f"timm.data.{module}")
     except ImportError as error:
         raise ConversionError(
-            'RandAugment and random erasing are timm\'s: pip install "hgnetv2-hf[train]", or pass --rand-augment none '
+            'RandAugment and random erasing are timm\'s: pip install "hgnetv2-hf[timm]", or pass --rand-augment none '
             "--random-erasing 0."
         ) from error

@@ -1,10 +1,12 @@
 """Images with labels for training: folders, data sets of the ``datasets`` library, and the digits that need no file.
 
-An image folder is either ``DATA/train/CLASS/…`` with ``DATA/val/CLASS/…`` (or ``validation``, ``valid``, ``test``), or
+An image folder is either ``DATA/train/CLASS/…`` with ``DATA/val/CLASS/…`` (see `TRAIN_NAMES` and `VALIDATION_NAMES`), or
 ``DATA/CLASS/…``, of which a part is held out. For distillation the images to learn from may lie in ``DATA`` without classes.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import io
 import itertools
 import os
@@ -20,11 +22,12 @@ import torch
 from tqdm.auto import tqdm
 
 from ..conversion.errors import ConversionError
-from ..image_files import UNREADABLE, find_images, sentence
+from ..image_files import IMAGE_SUFFIXES, UNREADABLE, find_images, sentence
 from ..image_processing_hgnetv2 import to_rgb
 
 
-VALIDATION_NAMES = ("val", "validation", "valid", "test")
+TRAIN_NAMES = ("train", "training")  # in any case, and so below
+VALIDATION_NAMES = ("val", "validation", "valid", "test", "testing")  # the first that is there counts
 _CHECKED_AT_ONCE = 1024  # images
 _SHUFFLE_BUFFER = 10_000  # images of a stream
 _DATASETS_FILES = (".parquet", ".arrow", "dataset_dict.json", "state.json", ".py")
@@ -57,6 +60,18 @@ class Data:
     classes: Optional[list[str]]  # the name of each class; None without labels
     held_out: str  # where the validation images come from, in words
     skipped: list[str] = dataclasses.field(default_factory=list)  # images that cannot be read, each with the reason
+    understood: list[str] = dataclasses.field(default_factory=list)  # how a folder was read, in sentences
+
+    def fingerprint(self):
+        """What changes when an image comes, goes, or changes its class or its part; a stream is not known before it is read."""
+        splits = [split for split in (self.train, self.validation) if isinstance(split, Split)]
+        digest = hashlib.sha256(repr(self.classes).encode())
+        for split in splits:
+            digest.update(str(len(split)).encode())
+            for index in range(len(split)):
+                label = None if split.labels is None else split.labels[index]
+                digest.update(f"{split.images.key(index)}\0{label}\0".encode("utf-8", "surrogateescape"))
+        return {"images": sum(map(len, splits)), "sha256": digest.hexdigest()}
 
     def renumber(self, classes):
         """Gives the labels the order of ``classes``.
@@ -91,6 +106,9 @@ class ImageFiles(Sequence):
     def name(self, index):
         return os.fsdecode(bytes(self.paths[index]))
 
+    def key(self, index):
+        return os.path.abspath(self.name(index))
+
 
 class _Arrays(Sequence):
     def __init__(self, arrays):
@@ -104,6 +122,8 @@ class _Arrays(Sequence):
 
     def name(self, index):
         return f"image {index}"
+
+    key = name
 
 
 class _Column(Sequence):
@@ -120,6 +140,9 @@ class _Column(Sequence):
 
     def name(self, index):
         return self.dataset[int(index)][self.column].get("path") or f"image {index}"
+
+    def key(self, index):
+        return f"{index} of {len(self)}"  # its path could only be had with its bytes
 
 
 @dataclasses.dataclass
@@ -169,6 +192,9 @@ class _Selection(Sequence):
     def name(self, index):
         return self.images.name(self.indices[index])
 
+    def key(self, index):
+        return self.images.key(self.indices[index])
+
 
 def decode(image):
     """An image of the ``datasets`` library, decoded or not, to RGB."""
@@ -184,7 +210,7 @@ def _open(file):
 
 def load_data(
     source, validation_fraction=0.1, seed=0, needs_labels=True, image_column=None, label_column=None, config_name=None,
-    streaming=False,
+    streaming=False, class_folders=None,
 ):  # fmt: skip
     """
     Args:
@@ -194,17 +220,20 @@ def load_data(
         needs_labels (`bool`, defaults to `True`): `False` takes images without classes too.
         image_column, label_column, config_name (`str`, *optional*): of a data set of the `datasets` library.
         streaming (`bool`, defaults to `False`): read such a data set as a stream, shuffled in a buffer.
+        class_folders (`"outer"` or `"inner"`, *optional*): which folders are the classes where folders lie in folders
+            (`animals/cat`, `plants/rose`).
 
     Returns:
         [`Data`]
 
     Raises:
-        `ConversionError`: there are no such data, a class has no image, or there is one class only.
+        `ConversionError`: there are no such data, a class has no image, there is one class only, or the folders can be read in
+            two ways.
     """
     if source == "digits":
         data = _digits()
     elif os.path.isdir(source) and not _holds_datasets_files(source):
-        data = _image_folder(Path(source), needs_labels)
+        data = _image_folder(Path(source), needs_labels, class_folders)
     else:
         data = _datasets(source, image_column, label_column, config_name, streaming, seed)
         if streaming:
@@ -235,12 +264,9 @@ def _holds_datasets_files(folder):
     return any(name.endswith(_DATASETS_FILES) for name in os.listdir(folder))
 
 
-def _image_folder(folder, needs_labels):
-    train_folder = folder / "train" if (folder / "train").is_dir() else folder
-    validation_folder = next((folder / name for name in VALIDATION_NAMES if (folder / name).is_dir()), None)
-    if train_folder == folder:
-        validation_folder = None  # DATA/test is a class like any other there
-    classes = _class_folders(train_folder)
+def _image_folder(folder, needs_labels, class_folders):
+    train_folder, validation_folder, unused = _parts(folder)
+    classes = _class_folders(train_folder, class_folders)
     if not classes and needs_labels:
         raise ConversionError(
             f"{train_folder} holds no folders, one per class, with the images of the class inside. Images without classes can "
@@ -249,37 +275,104 @@ def _image_folder(folder, needs_labels):
     train = _labelled_files(train_folder, classes) if classes else Split(ImageFiles(find_images([train_folder])), None)
     validation = None
     if validation_folder is not None:
-        unknown = sorted(set(_class_folders(validation_folder)) - set(classes))
+        found = _class_folders(validation_folder, class_folders)
+        unknown = sorted(set(found) - set(classes))
         if unknown and classes:
             raise ConversionError(
                 f"{validation_folder} has classes that {train_folder} has not: {', '.join(unknown[:5])}."
             )
-        classes = classes or unknown
-        validation = _labelled_files(validation_folder, classes, may_lack_classes=True)
-    return Data(str(folder), train, validation, classes or None, str(validation_folder or ""))
+        classes = classes or found
+        places = {name: found.get(name, []) for name in classes}
+        validation = _labelled_files(validation_folder, places, may_lack_classes=True)
+    understood = _understood(train_folder, validation_folder, classes, unused)
+    return Data(
+        str(folder), train, validation, list(classes) or None, str(validation_folder or ""), understood=understood
+    )
 
 
-def _class_folders(folder):
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+def _parts(folder):
+    """The folders with the images to learn from and to validate with (``None``: none), and the names of those left unused."""
+    names = [entry.name for entry in _folders(folder)]
+    trains, held_outs = ([name for name in names if name.lower() in part] for part in (TRAIN_NAMES, VALIDATION_NAMES))
+    held_outs.sort(key=lambda name: VALIDATION_NAMES.index(name.lower()))
+    for same in (trains, [name for name in held_outs if held_outs and name.lower() == held_outs[0].lower()]):
+        if len(same) > 1:
+            raise ConversionError(f"{folder} holds {' and '.join(same)}, which mean the same part; keep one of them.")
+    others = [name for name in names if name not in trains and name not in held_outs]
+    if not trains and held_outs and not others:
+        raise ConversionError(
+            f"{folder} holds {' and '.join(held_outs)} but no train; name the folder to learn from train."
+        )
+    if not trains or (
+        others and not _folders(folder / trains[0])
+    ):  # a class may be called train, or test, among others
+        return folder, None, []
+    validation = folder / held_outs[0] if held_outs else None
+    return folder / trains[0], validation, [*held_outs[1:], *others]
+
+
+def _folders(folder):
+    entries = (entry for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _class_folders(folder, class_folders):
+    """The name of each class and its folders. Where folders hold nothing but folders, ``class_folders`` says which are meant."""
+    outer = {entry.name: [Path(entry.path)] for entry in _folders(folder)}
+    inside = {name: _folders(path) for name, (path,) in outer.items()}
+    are_nested = any(inside.values()) and not any(_holds_images(path) for (path,) in outer.values())
+    if not are_nested or class_folders == "outer":
+        return outer
+    inner = {}
+    for entries in inside.values():
+        for entry in entries:
+            inner.setdefault(entry.name, []).append(Path(entry.path))
+    if class_folders == "inner":
+        return dict(sorted(inner.items()))
+    example = next(name for name, entries in inside.items() if entries)
+    raise ConversionError(
+        f"{folder} holds folders in folders ({example}/{inside[example][0].name}): pass --class-folders outer if the classes are "
+        f"{_some(outer)}, or --class-folders inner if they are {_some(inner)}."
+    )
+
+
+def _holds_images(folder):
+    return any(entry.is_file() and entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in os.scandir(folder))
+
+
+def _some(names, limit=5):
+    names = list(names)
+    return ", ".join(names[:limit]) + (f" … ({len(names)} in all)" if len(names) > limit else "")
 
 
 def _labelled_files(folder, classes, may_lack_classes=False):
     paths, labels, empty = [], [], []
-    for index, name in enumerate(classes):
-        try:
-            files = list(find_images([folder / name])) if (folder / name).is_dir() else []
-        except ConversionError:
-            files = []
+    for index, (name, places) in enumerate(classes.items()):
+        files = []
+        for place in places:
+            with contextlib.suppress(ConversionError):  # a folder without an image
+                files += find_images([place])
         if not files:
             empty.append(name)
         paths += files
         labels += [index] * len(files)
     if empty and not may_lack_classes:
-        raise ConversionError(
-            f"{folder} has classes without an image: {', '.join(empty[:5])}{' …' if len(empty) > 5 else ''}. Fill or remove "
-            "these folders."
-        )
+        raise ConversionError(f"{folder} has classes without an image: {_some(empty)}. Fill or remove these folders.")
     return Split(ImageFiles(paths), labels)
+
+
+def _understood(train_folder, validation_folder, classes, unused):
+    lines = []
+    if classes:
+        lines.append(f"classes: the folders in {train_folder}: {_some(classes)}")
+    nested = [name for name, places in classes.items() if len(places) == 1 and _folders(places[0])]
+    if nested:
+        lines.append(f"images in folders inside a class belong to the class: {_some(nested)}")
+    if validation_folder is not None:
+        lines.append(f"validation: {validation_folder}")
+    if unused:
+        lines.append(f"not used: {_some(unused)}")
+    return lines
 
 
 def _datasets(source, image_column, label_column, config_name, streaming, seed):

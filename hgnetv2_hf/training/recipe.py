@@ -1,18 +1,69 @@
-"""What `train` does unless told otherwise, as data: PaddleClas's recipe in the words of `TrainingArguments`."""
+"""What `train` does unless told otherwise, as data: a row per recipe, in the words of `TrainingArguments` and `Options`."""
 
+import math
 import os
+from typing import NamedTuple, Optional
 
 
-# PaddleClas ppcls/configs/ImageNet/PPHGNetV2/PPHGNetV2_B*.yaml; PaddleClas clips no gradients.
+class Recipe(NamedTuple):
+    epochs: float
+    batch_size: int  # images per step and device
+    images_per_step: int  # that the rates of `sgd` are for
+    rate_power: float  # the rates of `sgd` grow with this power of the images per step
+    sgd_rates: tuple[float, float]  # from fresh weights, from trained weights
+    other_rates: tuple[float, float]  # of every other optimizer, taken as they are
+    warmup_epochs: float  # at most a quarter of the training
+    crop_scale: tuple[float, float]
+    flip: float
+    rand_augment: str
+    random_erasing: float
+    ema: Optional[float]
+
+
+RECIPES = {
+    # PaddleClas ppcls/configs/ImageNet/PPHGNetV2/PPHGNetV2_B*.yaml, made for 1.28 million images and 200 epochs. It says that
+    # fine-tuning needs a lower rate than 0.5. `tests/compare_optimizers.py` compares the optimizers.
+    "imagenet": Recipe(
+        epochs=200,
+        batch_size=128,
+        images_per_step=1024,
+        rate_power=1.0,
+        sgd_rates=(0.5, 0.05),
+        other_rates=(4e-3, 5e-4),
+        warmup_epochs=5,
+        crop_scale=(0.08, 1.0),
+        flip=0.5,
+        rand_augment="rand-m7-mstd0.5-inc1",
+        random_erasing=0.25,
+        ema=None,
+    ),
+    # For hundreds to tens of thousands of images; chosen by `tests/compare_recipes.py`, see the README.md of this folder.
+    "small": Recipe(
+        epochs=30,
+        batch_size=32,
+        images_per_step=32,
+        rate_power=0.5,
+        sgd_rates=(0.1, 0.1),
+        other_rates=(2e-3, 2e-3),
+        warmup_epochs=1,
+        crop_scale=(0.5, 1.0),
+        flip=0.5,
+        rand_augment="none",
+        random_erasing=0.0,
+        ema=None,
+    ),
+}
+NAMES = ("auto", *RECIPES)
+IMAGENET_FROM = 10_000_000  # images seen during the training
+
+# The same in both.
 TRAINING_ARGUMENTS = {
-    "num_train_epochs": 200,
-    "per_device_train_batch_size": 128,
-    "per_device_eval_batch_size": 128,
     "optim": "sgd",
-    "max_grad_norm": 0.0,
+    "max_grad_norm": 0.0,  # PaddleClas clips no gradients
     "lr_scheduler_type": "cosine",
     "label_smoothing_factor": 0.1,
     # How the run is watched and kept; PaddleClas evaluates and saves every epoch too.
+    "per_device_eval_batch_size": 128,
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
     "save_total_limit": 2,
@@ -26,25 +77,46 @@ TRAINING_ARGUMENTS = {
 }
 # With `--fsdp "full_shard auto_wrap"`: every process loads the weights itself, which works on CPUs too.
 FSDP_CONFIG = {"version": 2, "cpu_ram_efficient_loading": False, "sync_module_states": False}
-WARMUP_EPOCHS = 5
 MOMENTUM = 0.9
 WEIGHT_DECAY = {"sgd": 2e-5, "other": 0.05}
 
-# `sgd`: for 1024 images a step, and scaled with them; 0.5 is PaddleClas's, which says that fine-tuning needs less. The others
-# are taken as they are. `tests/compare_optimizers.py` compares them: the README has the figures.
-IMAGES_PER_STEP = 1024
-LEARNING_RATES = {
-    #        fresh  trained weights
-    "sgd": (0.5, 0.05),
-    "other": (4e-3, 5e-4),
-}
+
+def choose(name, images, epochs=None, images_seen=None):
+    """
+    Args:
+        name (`"auto"` or a key of `RECIPES`)
+        images (`int` or `None`): to learn from; `None` of a stream.
+        epochs (`float`, *optional*): that were asked for.
+        images_seen (`int`, *optional*): where the number of steps was asked for.
+
+    Returns:
+        `tuple[str, str]`: the key of a row, and why it was taken.
+    """
+    if name != "auto":
+        return name, "option"
+    if images_seen is None:
+        epochs = RECIPES["small"].epochs if epochs is None else epochs
+        images_seen, how = round(images * epochs), f"{images:,} images × {epochs:g} epochs"
+    else:
+        how = f"{images_seen:,} images seen"
+    found = "imagenet" if images_seen >= IMAGENET_FROM else "small"
+    return found, f"{how}; imagenet is for {IMAGENET_FROM:,} images seen and more"
 
 
-def learning_rate(optim, is_fresh, images_per_step):
+def training_arguments(recipe):
+    """The defaults of `TrainingArguments`."""
+    return {
+        **TRAINING_ARGUMENTS,
+        "num_train_epochs": recipe.epochs,
+        "per_device_train_batch_size": recipe.batch_size,
+    }
+
+
+def learning_rate(recipe, optim, is_fresh, images_per_step):
     """The rate for this optimizer (`TrainingArguments.optim`), fresh or trained weights, and the images of one step."""
-    fresh, trained = LEARNING_RATES.get(optim, LEARNING_RATES["other"])
+    fresh, trained = recipe.sgd_rates if optim == "sgd" else recipe.other_rates
     rate = fresh if is_fresh else trained
-    return rate * images_per_step / IMAGES_PER_STEP if optim == "sgd" else rate
+    return rate * math.pow(images_per_step / recipe.images_per_step, recipe.rate_power) if optim == "sgd" else rate
 
 
 def weight_decay(optim):

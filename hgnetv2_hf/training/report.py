@@ -1,6 +1,17 @@
-"""What is left of a training run for people: a summary, curves, a model card."""
+"""What is left of a training run for people: a summary, pictures, tables, a model card."""
 
+import csv
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
 from huggingface_hub import EvalResult, ModelCardData
+
+from .starting_point import shown_name
+
+
+_TILE = 96  # pixels per side of an image that is drawn, at least
+_AUGMENTED = 6  # drawn of each image
 
 
 def summary(output_dir, metrics):
@@ -8,6 +19,8 @@ def summary(output_dir, metrics):
     lines = [f"{output_dir}: {_figures(metrics)}"]
     if "from_scratch" in metrics:
         lines.append(f"the same from scratch: {_figures(metrics['from_scratch'])}")
+    if metrics["close_to_chance"] is not None:
+        lines.insert(0, metrics["close_to_chance"])
     return "\n".join(lines)
 
 
@@ -16,6 +29,97 @@ def _figures(metrics):
     if "accuracy" in metrics:
         parts = [f"accuracy {metrics['accuracy']:.2%} on the validation images", *parts]
     return "; ".join(parts)
+
+
+def per_class(confusion, classes):
+    """Class -> its validation images and the share of them that was recognised (``None`` where there are none)."""
+    images, right = confusion.sum(1).tolist(), confusion.diagonal().tolist()
+    return {
+        name: {"images": count, "accuracy": hits / count if count else None}
+        for name, count, hits in zip(classes, images, right)
+    }
+
+
+def close_to_chance(metrics):
+    """A sentence on what to try where a training has learnt next to nothing, else ``None``."""
+    images = [row["images"] for row in metrics.get("per_class", {}).values()]
+    if not sum(images):
+        return None
+    chance = max(images) / sum(images)
+    if (metrics["accuracy"] - chance) / (1 - chance + 1e-9) > 0.1:
+        return None
+    return (
+        f"This is close to chance ({chance:.1%}, the most frequent class): look at the data with --draw-data 8, and try more "
+        f"epochs (--num_train_epochs, {metrics['epochs']:g} now), another --learning_rate ({metrics['learning_rate']:.3g} now), "
+        "smaller steps (--per_device_train_batch_size) or weaker augmentation (--recipe small)."
+    )
+
+
+def write_confusion(confusion, classes, path):
+    """A row per true class, a column per answer; counts of validation images."""
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", *classes])
+        writer.writerows([name, *row] for name, row in zip(classes, confusion.tolist()))
+
+
+def draw_confusion(confusion, classes, path):
+    """Draws the shares of each true class's answers into ``path``. Returns ``False`` where matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    side = min(4 + 0.25 * len(classes), 14)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    picture = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    axes.set(xlabel="answer", ylabel="class")
+    if len(classes) <= 60:
+        axes.set_xticks(range(len(classes)), classes, rotation=90)
+        axes.set_yticks(range(len(classes)), classes)
+    figure.colorbar(picture, label="share of the class's validation images", shrink=0.8)
+    figure.savefig(path, dpi=120)
+    return True
+
+
+def draw_data(data, preprocessing, augmentation, count, path):
+    """
+    Draws training images, a row each: as they are evaluated, then as they are learnt from.
+
+    Args:
+        data ([`Data`]): the images, with or without classes.
+        preprocessing, augmentation (callable): an image to a normalised tensor (3, height, width).
+        count (`int`): images, spread over the classes.
+        path (`Path`): the PNG to write.
+    """
+    split = data.train
+    order = np.argsort(split.labels, kind="stable") if split.labels is not None else np.arange(len(split))
+    chosen = order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)]
+    rows = []
+    for index in chosen.tolist():
+        image = split.images[index]
+        tensors = [preprocessing(image), *(augmentation(image, (0, epoch, index)) for epoch in range(_AUGMENTED))]
+        rows.append([_as_drawn(tensor, augmentation) for tensor in tensors])
+    width = max(tile.width for row in rows for tile in row) + 4
+    height = max(tile.height for row in rows for tile in row) + 18
+    canvas = PIL.Image.new("RGB", (width * (_AUGMENTED + 1), height * len(rows)), "white")
+    draw = PIL.ImageDraw.Draw(canvas)
+    for line, (index, row) in enumerate(zip(chosen.tolist(), rows)):
+        name = data.classes[split.labels[index]] if split.labels is not None else split.images.name(index)
+        draw.text((2, line * height + 2), f"{name}: as evaluated, then as learnt from", fill="black")
+        for column, tile in enumerate(row):
+            canvas.paste(tile, (column * width + 2, line * height + 16))
+    canvas.save(path)
+
+
+def _as_drawn(tensor, augmentation):
+    """A normalised tensor as an image that is large enough to see."""
+    mean, std = (np.array(values).reshape(3, 1, 1) for values in (augmentation.image_mean, augmentation.image_std))
+    pixels = (np.asarray(tensor) * std + mean) / augmentation.rescale_factor
+    image = PIL.Image.fromarray(pixels.transpose(1, 2, 0).clip(0, 255).round().astype("uint8"))
+    scale = max(1, -(-_TILE // min(image.size)))
+    return image.resize((image.width * scale, image.height * scale), PIL.Image.Resampling.NEAREST)
 
 
 def draw_curves(metrics, path):
@@ -51,11 +155,14 @@ def model_card(metrics, start, where, has_curves):
         `str`: the card, with the Hub's metadata in front.
     """
     title = str(where).rpartition("/")[2]
+    data_name, validation_from, teacher = (
+        metrics[name] and shown_name(metrics[name]) for name in ("data", "validation_from", "teacher")
+    )
     results = [
         EvalResult(
             task_type="image-classification",
             dataset_type="validation",
-            dataset_name=f"{metrics['data']}, {metrics['validation_from']}",
+            dataset_name=f"{data_name}, {validation_from}",
             metric_type="accuracy",
             metric_value=round(metrics["accuracy"], 4),
         )
@@ -71,6 +178,7 @@ def model_card(metrics, start, where, has_curves):
     )
     skipped = f" {len(metrics['skipped'])} images could not be read and were left out." if metrics["skipped"] else ""
     settings = {**metrics["training_arguments"], "learning_rate": metrics["learning_rate"], **metrics["options"]}
+    settings.pop("teacher", None)
     return "\n".join(
         [
             "---",
@@ -79,11 +187,11 @@ def model_card(metrics, start, where, has_curves):
             "",
             f"# {title}",
             "",
-            f"Trained with hgnetv2_hf on {metrics['data']} ({metrics['train_images'] or 'a stream of'} images, {metrics['classes']} classes): "
+            f"Trained with hgnetv2_hf on {data_name} ({metrics['train_images'] or 'a stream of'} images, {metrics['classes']} classes): "
             f"{_figures(metrics)}.{skipped}",
             "",
             *(f"- {note}" for note in start.notes),
-            *([f"- teacher: {metrics['teacher']}"] if metrics["teacher"] else []),
+            *([f"- teacher: {teacher}"] if teacher else []),
             "",
             "Licence: unknown: it depends on the data and on the weights it started from; set it above.",
             "",

@@ -1,9 +1,10 @@
-"""``hgnetv2-hf train``: PaddleClas's recipe on Hugging Face ``Trainer``, from data to a folder that `pipeline` takes.
+"""``hgnetv2-hf train``: a recipe on Hugging Face ``Trainer``, from data to a folder that `pipeline` takes.
 
 While it runs, everything lies in ``OUTPUT.training``: checkpoints, logs and what was asked for. The same command continues after
 the last whole checkpoint. ``OUTPUT`` appears at the end, complete, and ``OUTPUT.training`` goes.
 """
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -15,17 +16,17 @@ from typing import Any, Optional
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from transformers import TrainingArguments, set_seed
 
 from ..compat import choose_fsdp2
 from ..conversion import convert_checkpoint
 from ..conversion.errors import ConversionError
-from ..conversion.folder import atomic_folder, check_target
+from ..conversion.folder import atomic_folder, claim
 from ..folding import contains_hgnetv2
 from ..hub import check_repository, push_folder
 from ..image_processing_hgnetv2 import HGNetV2ImageProcessor
+from ..processes import has_accelerator, in_main_process, number_of_processes
 from ..stochastic_depth import set_drop_path_rate
 from . import recipe
 from .augmentation import Augmentation, timm
@@ -34,10 +35,22 @@ from .distillation import DistillationTrainer
 from .freezing import freeze
 from .moving_average import FILE as MOVING_AVERAGE_FILE
 from .moving_average import KeepMovingAverage, MovingAverage
-from .report import draw_curves, model_card, summary
+from .report import (
+    close_to_chance,
+    draw_confusion,
+    draw_curves,
+    draw_data,
+    model_card,
+    per_class,
+    summary,
+    write_confusion,
+)
 from .starting_point import load_starting_point, needs_conversion
 from .trainer import ClassifierTrainer, uses_fsdp
 from .work_folder import enter_work_folder, last_checkpoint
+
+
+_MOST_COUNTED_CLASSES = 2000  # the table of confusions has the square of that
 
 
 @dataclasses.dataclass
@@ -46,17 +59,23 @@ class Options:
     What [`train`] takes beside `TrainingArguments`.
 
     Args:
+        recipe (`"auto"`, `"small"` or `"imagenet"`): the row of `recipe.py` that gives every default below; `"auto"` chooses by
+            the number of images seen.
         from_scratch (`bool`): fresh weights, whatever the folder holds.
         compare_from_scratch (`bool`): train a second time with fresh weights on the same data, and report both.
         head (`"auto"`, `"keep"` or `"new"`): the last layer; see `load_starting_point`.
         image_size (`int`, *optional*): pixels per side; by default the image processor's.
         classes (`list[str]`, *optional*), images_per_class (`int`, *optional*): a subset of the data.
         validation_fraction (`float`): held out of each class where the data have no validation part; 0 for none.
+        class_folders (`"outer"` or `"inner"`, *optional*): which folders are the classes where folders lie in folders.
         image_column, label_column, config_name (`str`, *optional*): of a data set of the `datasets` library.
         streaming (`bool`): read such a data set as a stream, for `max_steps` steps; unreadable images are skipped and counted.
         check (`bool`): decode every image once before training, and leave out those that cannot be read.
         crop_scale (`tuple[float, float]`), flip (`float`), rand_augment (`str`), random_erasing (`float`): see [`Augmentation`].
             With a teacher nothing is erased by default, as in PaddleClas's SSLD files.
+        draw_data (`int`, *optional*): a picture, `data.png`, of that many images: as they are evaluated, and augmented.
+        class_weights (`bool`): every class counts the same in the loss, however many images it has.
+        early_stopping (`int`, *optional*): stop after that many evaluations without a better accuracy, and keep the best weights.
         warmup_epochs (`float`): epochs in which the rate rises from 0; at most a quarter of the training; of a stream, a twentieth.
         lr_mult_list, lab_lr_mult, exempt_biases_and_lab: see [`parameter_groups`].
         freeze_at, freeze_stem_only, freeze_norm: see [`freeze`].
@@ -67,6 +86,7 @@ class Options:
         channels_last (`bool`): memory format of weights and images of an HGNetV2; not with FSDP.
     """
 
+    recipe: str = "auto"
     from_scratch: bool = False
     compare_from_scratch: bool = False
     head: str = "auto"
@@ -74,16 +94,20 @@ class Options:
     classes: Optional[list[str]] = None
     images_per_class: Optional[int] = None
     validation_fraction: float = 0.1
+    class_folders: Optional[str] = None
     image_column: Optional[str] = None
     label_column: Optional[str] = None
     config_name: Optional[str] = None
     streaming: bool = False
     check: bool = True
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    flip: float = 0.5
-    rand_augment: str = "rand-m7-mstd0.5-inc1"
+    crop_scale: Optional[tuple[float, float]] = None
+    flip: Optional[float] = None
+    rand_augment: Optional[str] = None
     random_erasing: Optional[float] = None
-    warmup_epochs: float = recipe.WARMUP_EPOCHS
+    draw_data: Optional[int] = None
+    class_weights: bool = False
+    early_stopping: Optional[int] = None
+    warmup_epochs: Optional[float] = None
     lr_mult_list: Optional[list[float]] = None
     lab_lr_mult: float = 0.01
     exempt_biases_and_lab: bool = False
@@ -114,7 +138,7 @@ def train(
     **training_arguments,
 ) -> Trained:  # fmt: skip
     """
-    Trains an image classifier with PaddleClas's recipe, or distils one.
+    Trains an image classifier with a recipe for its data, or distils one.
 
     Args:
         data (`str`): an image folder, the name of a data set of the `datasets` library, or `"digits"`.
@@ -150,36 +174,45 @@ class _Run:
 
     def __init__(self, data, model, output_dir, options, overwrite, show, given):
         self.data_name, self.model_name, self.output_dir, self.options = data, model, output_dir, options
+        self.asked = options  # the recipe fills in what was not asked for
         self.overwrite, self.given = overwrite, dict(given)
-        check_target(output_dir, model if os.path.isdir(model) else None, overwrite)
+        if options.recipe not in recipe.NAMES:
+            raise ConversionError(f"There is no recipe {options.recipe!r}: {', '.join(recipe.NAMES)}.")
         self.work = Path(f"{output_dir}.training").absolute()
         self.repo_id = None
         if self.given.pop("push_to_hub", False):  # at the end and with the whole folder, so not by `Trainer`
             self.repo_id = self.given.pop("hub_model_id", None) or Path(output_dir).name
             check_repository(self.repo_id)
-        if options.rand_augment != "none" or self._erasing():
-            timm("auto_augment")
-        self.args = self._training_arguments()
+        if options.early_stopping is not None:
+            self.given.setdefault("load_best_model_at_end", True)
+        self.args = self._training_arguments(
+            recipe.RECIPES["imagenet"]
+        )  # the data say which, but processes come first
+        if self.args.world_size != number_of_processes():
+            raise ConversionError(
+                f"The launcher started {number_of_processes()} processes, and {self.args.world_size} would train together: start one "
+                "process per GPU, or pass --use_cpu."
+            )
         self.is_main = self.args.process_index == 0
         self.show = show if self.is_main else lambda line: None
         if options.streaming and self.args.max_steps <= 0:
             raise ConversionError("A stream has no length: say --max_steps.")
         if options.streaming and (options.classes or options.images_per_class):
             raise ConversionError("--classes and --images-per-class need data that are no stream.")
-        if options.ema is not None and (self.args.load_best_model_at_end or uses_fsdp(self.args)):
-            other = "--load_best_model_at_end" if self.args.load_best_model_at_end else "FSDP"
-            raise ConversionError(f"--ema averages the last weights of a whole model; {other} does not go with it.")
 
-    def _training_arguments(self):
-        defaults = dict(recipe.TRAINING_ARGUMENTS)
+    def _training_arguments(self, row):
+        defaults = recipe.training_arguments(row)
         if self.given.get("dataloader_num_workers", defaults["dataloader_num_workers"]) == 0:
             defaults["dataloader_persistent_workers"] = False
+        defaults["dataloader_pin_memory"] = has_accelerator()  # PyTorch warns at every loader otherwise
         if self.options.teacher is not None:
             defaults["label_smoothing_factor"] = 0.0
         if self.given.get("fsdp"):
             choose_fsdp2()
             defaults["fsdp_config"] = dict(recipe.FSDP_CONFIG)
         defaults["weight_decay"] = recipe.weight_decay(self.given.get("optim", defaults["optim"]))
+        if number_of_processes() > 1 and not has_accelerator():
+            defaults["use_cpu"] = True  # without it accelerate leaves every process alone
         try:
             return TrainingArguments(output_dir=str(self.work), **{**defaults, **self.given})
         except (ValueError, TypeError, ImportError, RuntimeError) as error:
@@ -188,8 +221,18 @@ class _Run:
             ) from error
 
     def __call__(self):
+        with contextlib.ExitStack() as stack:
+            self._in_main_process(lambda: stack.enter_context(self._claim()))
+            return self._run()
+
+    def _claim(self):
+        source = self.model_name if os.path.isdir(self.model_name) else None
+        return claim(self.output_dir, source, self.overwrite)
+
+    def _run(self):
         data = self._data()
-        resumes = self._in_main_process(self._enter)
+        self._choose_recipe(None if self.options.streaming else len(data.train))
+        resumes = self._in_main_process(lambda: self._enter(data))
         try:
             return self._train(data, resumes)
         except BaseException:
@@ -197,12 +240,41 @@ class _Run:
                 shutil.rmtree(self.work, ignore_errors=True)
             raise
 
+    def _choose_recipe(self, images):
+        """Fills in what the command did not ask for."""
+        images_seen = None
+        if self.args.max_steps > 0:
+            batch = self.given.get("per_device_train_batch_size", recipe.RECIPES["small"].batch_size)
+            accumulated = batch * self.args.gradient_accumulation_steps * self.args.world_size
+            images_seen = self.args.max_steps * accumulated
+        name, why = recipe.choose(self.options.recipe, images, self.given.get("num_train_epochs"), images_seen)
+        row = recipe.RECIPES[name]
+        erasing = 0.0 if self.options.teacher is not None else row.random_erasing
+        defaults = {**row._asdict(), "random_erasing": erasing, "recipe": name}
+        asked = {key: value for key, value in dataclasses.asdict(self.asked).items() if value is not None}
+        self.options = Options(
+            **{**{key: defaults[key] for key in defaults if hasattr(Options, key)}, **asked, "recipe": name}
+        )
+        self.args = self._training_arguments(row)
+        self.show(f"recipe: {name} ({why})")
+        if self.options.rand_augment != "none" or self.options.random_erasing:
+            timm("auto_augment")
+        if self.options.ema is not None and (self.args.load_best_model_at_end or uses_fsdp(self.args)):
+            if self.asked.ema is None:
+                self.options.ema = None
+                return
+            other = "--load_best_model_at_end" if self.args.load_best_model_at_end else "FSDP"
+            raise ConversionError(f"--ema averages the last weights of a whole model; {other} does not go with it.")
+
     def _train(self, data, resumes):
         teacher, start = self._teacher_and_start(data)
         for line in start.notes:
             self.show(line)
+        if self.options.draw_data:
+            self._in_main_process(lambda: self._draw_data(data, start.image_processor))
         trainer, figures = self._fit(start, teacher, data, self.work, resumes)
         metrics = {**self._description(data, start), **figures}
+        metrics["close_to_chance"] = close_to_chance(metrics)
         if self.options.compare_from_scratch:
             self.show("\nfrom scratch, on the same data:")
             fresh = self._start(data, teacher, from_scratch=True)
@@ -213,18 +285,15 @@ class _Run:
         self._in_main_process(lambda: self._write(trainer, start, metrics, state))
         return Trained(self.output_dir, metrics)
 
+    def _draw_data(self, data, processor):
+        if self.options.streaming:
+            raise ConversionError("--draw-data needs data that are no stream.")
+        path = self.work / "data.png"
+        draw_data(data, Preprocessing(processor), self._augmentation(processor), self.options.draw_data, path)
+        self.show(f"drawn: {path}")
+
     def _in_main_process(self, call):
-        """The first process's answer in every process, its error included."""
-        answer = [None]
-        if self.is_main:
-            try:
-                answer = [call()]
-            except ConversionError as error:
-                answer = [error]
-        (answer,) = broadcast_object_list(answer)
-        if isinstance(answer, ConversionError):
-            raise answer
-        return answer
+        return in_main_process(self.is_main, call)
 
     def _data(self):
         options = self.options
@@ -237,7 +306,10 @@ class _Run:
             label_column=options.label_column,
             config_name=options.config_name,
             streaming=options.streaming,
+            class_folders=options.class_folders,
         )
+        for line in data.understood:
+            self.show(line)
         if options.streaming:
             self.show(f"data: {data.title}: a stream" + (f", {data.held_out} to validate" if data.validation else ""))
             return data
@@ -253,15 +325,15 @@ class _Run:
         self.show(f"data: {data.title}: {len(data.train)} images to learn from{held_out}")
         return data
 
-    def _enter(self):
+    def _enter(self, data):
         settings = {
             "data": _absolute(self.data_name),
             "model": _absolute(self.model_name),
             "processes": self.args.world_size,
-            **dataclasses.asdict(self.options),
-            **{name: value for name, value in self.given.items() if name != "resume_from_checkpoint"},
+            **dataclasses.asdict(self.asked),
+            **self.given,
         }
-        return enter_work_folder(self.work, settings, self.overwrite)
+        return enter_work_folder(self.work, settings, data.fingerprint(), self.overwrite)
 
     def _teacher_and_start(self, data):
         teacher = None
@@ -325,6 +397,7 @@ class _Run:
         train_dataset, eval_dataset = self._datasets(data, start.image_processor, labelled=teacher is None)
         if eval_dataset is None:
             args.eval_strategy = "no"
+        measure = Accuracy(len(start.classes))
         common = {
             "model": start.model,
             "args": args,
@@ -332,12 +405,14 @@ class _Run:
             "train_dataset": train_dataset,
             "eval_dataset": eval_dataset,
             "processing_class": start.image_processor,
-            "compute_metrics": accuracy,
+            "compute_metrics": measure,
             "preprocess_logits_for_metrics": five_best,
             "lr_mult_list": options.lr_mult_list,
             "lab_lr_mult": options.lab_lr_mult,
             "exempt_biases_and_lab": options.exempt_biases_and_lab,
             "moving_average": average,
+            "class_weights": _class_weights(data.train, len(start.classes)) if options.class_weights else None,
+            "early_stopping": options.early_stopping,
         }
         trainer = None
         try:
@@ -355,13 +430,23 @@ class _Run:
             outcome = trainer.train(resume_from_checkpoint=checkpoint)
         except (ValueError, RuntimeError, SafetensorError) as error:
             message = " ".join(str(error).split())
-            if isinstance(error, SafetensorError) or "PytorchStreamWriter" in message:
-                message = f"Cannot write a checkpoint into {work}: {message[:200]}"
+            if isinstance(error, SafetensorError) or "inline_container" in message or "PytorchStreamWriter" in message:
+                message = (
+                    f"Cannot write a checkpoint into {work} (is the disk full?): {message[:200]}; the same command continues "
+                    "after the last whole one."
+                )
             elif trainer is not None and not isinstance(error, ValueError):
                 raise
             raise ConversionError(message) from error
         figures = trainer.evaluate() if eval_dataset is not None else {}
+        counted = {}
+        if measure.confusion is not None:
+            counted = {
+                "confusion": measure.confusion.tolist(),
+                "per_class": per_class(measure.confusion, start.classes),
+            }
         return trainer, {
+            **counted,
             **{name: figures[f"eval_{name}"] for name in ("accuracy", "top5", "loss") if f"eval_{name}" in figures},
             "train_loss": outcome.training_loss,
             "learning_rate": args.learning_rate,
@@ -370,6 +455,9 @@ class _Run:
             "images_per_second": outcome.metrics.get("train_samples_per_second"),
             "history": trainer.state.log_history,
         }
+
+    def _row(self):
+        return recipe.RECIPES[self.options.recipe]
 
     def _turn_knobs(self, model):
         options, args = self.options, self.args
@@ -397,18 +485,13 @@ class _Run:
             train = kind(split, augmentation, self.args.seed)
         return train, None if data.validation is None else kind(data.validation, preprocessing)
 
-    def _erasing(self):
-        if self.options.random_erasing is None:
-            return 0.0 if self.options.teacher is not None else Augmentation.random_erasing
-        return self.options.random_erasing
-
     def _augmentation(self, processor):
         return Augmentation(
             _network_size(processor),
             crop_scale=tuple(self.options.crop_scale),
             flip=self.options.flip,
             rand_augment=self.options.rand_augment,
-            random_erasing=self._erasing(),
+            random_erasing=self.options.random_erasing,
             **_normalisation(processor),
         )
 
@@ -425,9 +508,8 @@ class _Run:
         if not {"warmup_steps", "warmup_ratio"} & self.given.keys():
             args.warmup_steps = warmup
         if "learning_rate" not in self.given:
-            args.learning_rate = recipe.learning_rate(
-                str(getattr(args.optim, "value", args.optim)), is_fresh, per_step
-            )
+            optim = str(getattr(args.optim, "value", args.optim))
+            args.learning_rate = recipe.learning_rate(self._row(), optim, is_fresh, per_step)
         if images is not None and images > batch and images % batch == 1:
             args.dataloader_drop_last = True
             self.show("the last image of each epoch is left out: batch norm needs more than one")
@@ -452,7 +534,7 @@ class _Run:
                 name: value for name, value in dataclasses.asdict(self.options).items() if value != defaults[name]
             },
             "training_arguments": {
-                **recipe.TRAINING_ARGUMENTS,
+                **recipe.training_arguments(self._row()),
                 "weight_decay": self.args.weight_decay,
                 "seed": self.args.seed,
                 **self.given,
@@ -470,11 +552,18 @@ class _Run:
             else:
                 model.save_pretrained(staging, state_dict=state)
             start.image_processor.save_pretrained(staging)
+            if "confusion" in metrics:
+                confusion = np.array(metrics.pop("confusion"))
+                metrics.get("from_scratch", {}).pop("confusion", None)
+                write_confusion(confusion, start.classes, staging / "confusion.csv")
+                draw_confusion(confusion, start.classes, staging / "confusion.png")
             (staging / "metrics.json").write_text(json.dumps(metrics, indent=2, default=str) + "\n", encoding="utf-8")
+            if (self.work / "data.png").is_file():
+                shutil.copyfile(self.work / "data.png", staging / "data.png")
             has_curves = draw_curves(metrics, staging / "curves.png")
             if not has_curves:
                 self.show('no curves.png: pip install "hgnetv2-hf[train]"')
-            card = model_card(metrics, start, self.repo_id or self.output_dir, has_curves)
+            card = model_card(metrics, start, self.repo_id or Path(self.output_dir).name, has_curves)
             (staging / "README.md").write_text(card, encoding="utf-8")
             if (self.work / "runs").is_dir():
                 shutil.copytree(self.work / "runs", staging / "runs")
@@ -500,9 +589,27 @@ def five_best(logits, labels):
     return logits.topk(min(5, logits.shape[-1])).indices
 
 
-def accuracy(prediction):
-    best, labels = prediction.predictions, prediction.label_ids[:, None]
-    return {"accuracy": float((best[:, :1] == labels).mean()), "top5": float((best == labels).any(1).mean())}
+class Accuracy:
+    """What `Trainer` computes of an evaluation's answers; `confusion` are the counts of the last one, a row per true class."""
+
+    def __init__(self, classes):
+        self.classes, self.confusion = classes, None
+
+    def __call__(self, prediction):
+        best, labels = prediction.predictions, prediction.label_ids
+        if self.classes <= _MOST_COUNTED_CLASSES:
+            pairs = labels * self.classes + best[:, 0]
+            self.confusion = np.bincount(pairs, minlength=self.classes**2).reshape(self.classes, self.classes)
+        hits = best == labels[:, None]
+        return {"accuracy": float(hits[:, 0].mean()), "top5": float(hits.any(1).mean())}
+
+
+def _class_weights(split, classes):
+    """Weights that give every class the same share of the loss; 1 on average over the images."""
+    if isinstance(split, Stream) or split.labels is None:
+        raise ConversionError("--class-weights needs images with classes that are no stream.")
+    counts = torch.bincount(torch.tensor(split.labels), minlength=classes).clamp(min=1)
+    return len(split) / (classes * counts.float())
 
 
 def _answers(teacher, split, args):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
@@ -31,6 +32,11 @@ def is_variant(name):
 def needs_conversion(name):
     """Whether ``name`` is a weight file or a published name, to be converted into a folder first."""
     return os.path.isfile(name) or (published_name(str(name)) is not None and not os.path.isdir(name))
+
+
+def shown_name(name):
+    """How cards call a model, data or a teacher: paths mean nothing on another machine, and some of them are temporary."""
+    return Path(name).name if os.path.exists(name) else name
 
 
 def load_starting_point(name, classes, from_scratch=False, head="auto"):
@@ -70,7 +76,7 @@ def load_starting_point(name, classes, from_scratch=False, head="auto"):
             raise ConversionError(f"{name} is no classifier that can be loaded: {sentence(error)[:300]}") from error
         if not keeps:
             _draw_last_layer(model, config)
-        notes.append(f"weights: {name}")
+        notes.append(f"weights: {shown_name(name)}")
     return StartingPoint(model, processor, order, from_scratch, notes)
 
 
@@ -98,18 +104,18 @@ def _decide_head(name, own, classes, head, from_scratch):
     if classes is None:
         if own is None:
             raise ConversionError(f"{name} has no names for its classes, and nothing else says what to learn.")
-        return True, own, f"classes: the {len(own)} of {name}"
+        return True, own, f"classes: the {len(own)} of {shown_name(name)}"
     if head == "keep":
         if own is None or not set(classes) <= set(own):
             missing = [each for each in classes if each not in (own or [])]
             raise ConversionError(
                 f"{name} does not know these classes of the data: {', '.join(missing[:5])}; use --head new."
             )
-        return True, own, f"classes: the {len(own)} of {name}, its last layer kept"
+        return True, own, f"classes: the {len(own)} of {shown_name(name)}, its last layer kept"
     if own is None or head == "new" or from_scratch:
         return False, classes, f"classes: {len(classes)} of the data, a new last layer"
     if set(own) == set(classes):
-        return True, own, f"classes: the {len(own)} of {name}, its last layer kept"
+        return True, own, f"classes: the {len(own)} of {shown_name(name)}, its last layer kept"
     common = set(own) & set(classes)
     if common:
         raise ConversionError(

@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback
 from ..compat import fsdp_plugin_options
 from ..conversion.errors import ConversionError
 from .freezing import batch_norms_that_move
-from .parameter_groups import LAB_RATE, parameter_groups
+from .rates import LAB_RATE, parameter_groups
 from .recipe import MOMENTUM
 
 
@@ -32,6 +32,8 @@ class ClassifierTrainer(Trainer):
     Args:
         lr_mult_list, lab_lr_mult, exempt_biases_and_lab: see [`parameter_groups`].
         moving_average ([`MovingAverage`], *optional*): evaluates with these weights.
+        class_weights (`torch.Tensor`, *optional*): `(classes,)`, of the classes in the training loss.
+        early_stopping (`int`, *optional*): stop after that many evaluations without a better accuracy.
         args, kwargs: those of `Trainer`.
     """
 
@@ -42,9 +44,12 @@ class ClassifierTrainer(Trainer):
         lab_lr_mult=LAB_RATE,
         exempt_biases_and_lab=False,
         moving_average=None,
+        class_weights=None,
+        early_stopping=None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self.class_weights = class_weights if class_weights is None else class_weights.to(self.args.device)
         self.rates = {
             "lr_mult_list": lr_mult_list,
             "lab_lr_mult": lab_lr_mult,
@@ -55,6 +60,8 @@ class ClassifierTrainer(Trainer):
         self.add_callback(AverageStatistics(self))
         self.add_callback(Reproduce(self))
         self.add_callback(StopAtNaN())
+        if early_stopping is not None:
+            self.add_callback(StopEarly(early_stopping))
 
     def create_accelerator_and_postprocess(self):
         super().create_accelerator_and_postprocess()
@@ -79,8 +86,8 @@ class ClassifierTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
         outputs = model(**inputs)
-        smoothing = self.args.label_smoothing_factor if model.training else 0.0
-        loss = F.cross_entropy(at_least_float32(outputs.logits), labels, label_smoothing=smoothing)
+        smoothing, weights = (self.args.label_smoothing_factor, self.class_weights) if model.training else (0.0, None)
+        loss = F.cross_entropy(at_least_float32(outputs.logits), labels, weights, label_smoothing=smoothing)
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *args, **kwargs):
@@ -153,3 +160,16 @@ class StopAtNaN(TrainerCallback):
                 f"The training loss is {logs['loss']} after step {state.global_step}: lower the learning rate, or look for NaN in "
                 "the weights it started from."
             )
+
+
+class StopEarly(TrainerCallback):
+    """Ends a training whose accuracy has not risen for some evaluations. The log, which checkpoints hold, is all that it
+    remembers, so a resumed run stops where an uninterrupted one would."""
+
+    def __init__(self, patience):
+        self.patience = patience
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        accuracies = [row["eval_accuracy"] for row in state.log_history if "eval_accuracy" in row]
+        if len(accuracies) - 1 - accuracies.index(max(accuracies)) >= self.patience:
+            control.should_training_stop = True

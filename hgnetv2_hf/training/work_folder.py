@@ -8,27 +8,51 @@ import shutil
 from pathlib import Path
 
 from ..conversion.errors import ConversionError
+from ..conversion.folder import atomic_file
 
 
 SETTINGS = "settings.json"
+DATA = "the data"  # its key among the settings
+# Beginnings of the names of options that decide what is shown or how fast it goes, and never the weights.
+_WITHOUT_INFLUENCE = (
+    "check",
+    "dataloader_num_workers",
+    "dataloader_persistent_workers",
+    "dataloader_pin_memory",
+    "dataloader_prefetch_factor",
+    "disable_tqdm",
+    "draw_data",
+    "hub_",
+    "log_",
+    "logging_",
+    "project",
+    "report_to",
+    "resume_from_checkpoint",
+    "run_name",
+    "save_total_limit",
+    "skip_memory_metrics",
+    "trackio_",
+)
 
 
-def enter_work_folder(folder: Path, settings: dict, overwrite: bool) -> bool:
+def enter_work_folder(folder: Path, settings: dict, data: dict, overwrite: bool) -> bool:
     """
     Makes the folder, or takes up what an interrupted run with the same settings left there.
 
     Args:
         folder (`Path`): where the run lives.
-        settings (`dict`): what decides the result; JSON.
+        settings (`dict`): what was asked for; JSON. Options that do not reach the weights may differ between two runs.
+        data (`dict`): the fingerprint of the images to learn from and to validate with.
         overwrite (`bool`): start anew where another run was interrupted.
 
     Returns:
         `bool`: whether an interrupted run is taken up.
 
     Raises:
-        `ConversionError`: another run was interrupted here, or the folder cannot be written.
+        `ConversionError`: another run was interrupted here, its data have changed, or the folder cannot be written.
     """
-    settings = json.loads(json.dumps(settings, default=str))
+    settings = {name: value for name, value in settings.items() if not name.startswith(_WITHOUT_INFLUENCE)}
+    settings = json.loads(json.dumps({**settings, DATA: data}, default=str))
     try:
         if folder.is_dir() and any(folder.iterdir()):
             found = _read(folder / SETTINGS)
@@ -39,17 +63,30 @@ def enter_work_folder(folder: Path, settings: dict, overwrite: bool) -> bool:
                     f"{folder} holds files but no training run; choose another output, or remove it."
                 )
             if not overwrite:
-                different = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
-                raise ConversionError(
-                    f"{folder} holds an interrupted run with another choice of {', '.join(different)}. Repeat its command to finish "
-                    "it, choose another output, or pass --overwrite to start anew."
-                )
+                raise ConversionError(_difference(folder, found, settings))
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / SETTINGS).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+        with atomic_file(folder / SETTINGS) as partial:
+            partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
     except OSError as error:
         raise ConversionError(f"Cannot write {folder}: {error.strerror or error}.") from error
     return False
+
+
+def _difference(folder, found, settings):
+    """Why an interrupted run cannot be continued with these settings."""
+    different = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
+    if different == [DATA]:
+        before, now = (each.get(DATA) or {} for each in (found, settings))
+        return (
+            f"The data are not those that the run interrupted in {folder} started with (then {before.get('images')}, now "
+            f"{now.get('images')} images), so images that it learnt from could be validated on. Restore the data, choose another "
+            "output, or pass --overwrite to start anew."
+        )
+    return (
+        f"{folder} holds an interrupted run with another choice of {', '.join(different)}. Repeat its command to finish it, choose "
+        "another output, or pass --overwrite to start anew."
+    )
 
 
 def _read(path):

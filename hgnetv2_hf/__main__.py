@@ -1,0 +1,9 @@
+"""``python -m hgnetv2_hf``: the command line."""
+
+import sys
+
+from .cli import main
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""How `train` reads a folder, what it says of it, and what it remembers of the data."""
+
+import csv
+import json
+import resource
+import shutil
+
+import numpy as np
+import PIL.Image
+import pytest
+from test_training import NO_AUGMENTATION, quick, scans, tiny  # noqa: F401 (fixtures)
+
+from hgnetv2_hf import ConversionError
+from hgnetv2_hf.image_files import find_images
+from hgnetv2_hf.training import Options, recipe
+from hgnetv2_hf.training.data import load_data
+from hgnetv2_hf.training.work_folder import enter_work_folder
+
+
+def make(folder, paths):
+    """Small images under these names."""
+    for index, path in enumerate(paths):
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("RGB", (8, 8), (index % 256, 0, 0)).save(file)
+    return folder
+
+
+def several(*folders, count=4):
+    return [f"{folder}/{index}.png" for folder in folders for index in range(count)]
+
+
+READINGS = {
+    # folders: (classes, images to learn from, to validate)
+    ("train/cat", "train/dog", "val/cat", "val/dog"): (["cat", "dog"], 8, 8),
+    ("Train/cat", "Train/dog", "Val/cat", "Val/dog"): (["cat", "dog"], 8, 8),
+    ("training/cat", "training/dog", "testing/cat", "testing/dog"): (["cat", "dog"], 8, 8),
+    ("train/cat", "train/dog", "test/cat", "valid/cat", "valid/dog"): (["cat", "dog"], 8, 8),
+    ("train/cat", "train/dog", "drafts/cat"): (["cat", "dog"], 6, 2),
+    ("car", "test", "train"): (["car", "test", "train"], 9, 3),
+    ("cat/indoors", "cat", "dog"): (["cat", "dog"], 9, 3),
+}
+
+
+@pytest.mark.parametrize("folders", READINGS)
+def test_folders_are_read_as_their_names_say(folders, tmp_path):
+    data = load_data(str(make(tmp_path / "data", several(*folders))), validation_fraction=0.25)
+    assert (data.classes, len(data.train), len(data.validation)) == READINGS[folders]
+    said = "\n".join(data.understood)
+    assert all(name in said for name in data.classes)
+    for folder in ("test", "drafts"):
+        assert (f"not used: {folder}" in said) == (f"{folder}/cat" in folders)
+    assert ("folders inside a class" in said) == ("cat/indoors" in folders)
+
+
+@pytest.mark.parametrize(
+    "folders, message",
+    [
+        (
+            ("animals/cat", "animals/dog", "plants/rose"),
+            "--class-folders outer .* animals, plants, or --class-folders inner",
+        ),
+        (("train/a/cat", "train/b/rose"), "--class-folders"),
+        (("val/cat", "test/cat"), "but no train"),
+        (("train/cat", "Train/dog"), "mean the same part"),
+        (("train/cat", "train/dog", "val/cat", "VAL/dog"), "mean the same part"),
+    ],
+)
+def test_folders_with_two_readings_are_refused(folders, message, tmp_path):
+    with pytest.raises(ConversionError, match=message):
+        load_data(str(make(tmp_path / "data", several(*folders))))
+
+
+def test_an_option_says_which_of_nested_folders_are_the_classes(tmp_path):
+    folder = make(tmp_path / "data", several("animals/cat", "animals/dog", "plants/rose", "plants/cat"))
+    for option, classes in {"outer": ["animals", "plants"], "inner": ["cat", "dog", "rose"]}.items():
+        data = load_data(str(folder), class_folders=option)
+        assert data.classes == classes and len(data.train) + len(data.validation) == 16
+
+
+def test_links_to_folders_are_followed_once_and_not_in_circles(tmp_path):
+    make(tmp_path, [*several("data/cat", "data/dog"), *several("elsewhere", count=3)])
+    (tmp_path / "data" / "cat" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "dog" / "again").symlink_to(tmp_path / "data" / "dog")
+    data = load_data(str(tmp_path / "data"), validation_fraction=0.0)
+    assert [data.train.labels.count(label) for label in (0, 1)] == [4 + 3 + 4, 4]
+    assert len(list(find_images([str(tmp_path / "data")]))) == 4 + 4 + 3
+
+
+def test_a_resumed_run_needs_the_data_it_started_with(tmp_path):
+    folder, work = make(tmp_path / "data", several("cat", "dog")), tmp_path / "out.training"
+
+    def enter(**settings):
+        fingerprint = load_data(str(folder), validation_fraction=0.25).fingerprint()
+        return enter_work_folder(work, {"seed": 1, **settings}, fingerprint, overwrite=False)
+
+    assert not enter(logging_steps=5)
+    assert enter(logging_steps=1, report_to="tensorboard", disable_tqdm=True)
+    make(folder, ["cat/new.png"])
+    with pytest.raises(ConversionError, match=r"started with \(then 8, now 9 images\)"):
+        enter()
+    (folder / "cat" / "new.png").unlink()
+    assert enter()
+    (folder / "cat" / "0.png").rename(folder / "dog" / "from cat.png")
+    with pytest.raises(ConversionError, match="The data are not those"):
+        enter()
+    with pytest.raises(ConversionError, match="another choice of learning_rate, the data"):
+        enter(learning_rate=1.0)
+
+
+def test_data_are_drawn_and_every_class_is_counted(scans, tiny, tmp_path):  # noqa: F811
+    for index in range(8):  # more of one class
+        shutil.copy(scans / "train" / "1" / sorted(p.name for p in (scans / "train" / "1").iterdir())[index], tmp_path)
+    lines = []
+    from hgnetv2_hf.training import train
+
+    options = Options(**NO_AUGMENTATION, draw_data=3, class_weights=True, early_stopping=2)
+    result = train(
+        str(scans), str(tiny), str(tmp_path / "out"), options, show=lines.append, use_cpu=True, disable_tqdm=True,
+        dataloader_num_workers=0, per_device_train_batch_size=16, num_train_epochs=8, learning_rate=0.0,
+    )  # fmt: skip
+    out = tmp_path / "out"
+    picture = PIL.Image.open(out / "data.png")
+    assert picture.width > 600 and picture.height > 300 and np.asarray(picture).std() > 10
+    assert (
+        result.metrics["epochs"] == 3
+    )  # nothing is learnt at this rate: the first evaluation and two without a better one
+    with open(out / "confusion.csv", newline="") as file:
+        header, *table = csv.reader(file)
+    counts = np.array([row[1:] for row in table], dtype=int)
+    assert header == ["class", "0", "1", "2", "3"] and counts.sum(1).tolist() == [6, 6, 6, 6]
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert counts.diagonal().sum() / 24 == pytest.approx(metrics["accuracy"])
+    assert metrics["per_class"]["2"] == {"images": 6, "accuracy": counts[2, 2] / 6}
+    assert any(line.startswith("recipe: small (48 images × 8 epochs") for line in lines)
+    assert "close to chance (25.0%" in str(result)
+    card = (out / "README.md").read_text()
+    assert str(tmp_path) not in card and "out.training" not in card
+
+
+def test_rare_classes_count_as_much_as_frequent_ones():
+    from hgnetv2_hf.training.data import Split
+    from hgnetv2_hf.training.run import _class_weights
+
+    labels = [0] * 6 + [1] * 2
+    weights = _class_weights(Split(range(8), labels), 2)
+    assert [weights[label].item() * labels.count(label) for label in (0, 1)] == pytest.approx([4, 4])
+
+
+@pytest.mark.parametrize(
+    "images, epochs, seen, expected",
+    [(2000, None, None, "small"), (1_281_167, None, None, "imagenet"), (1_281_167, 5, None, "small"),
+     (50_000, 200, None, "imagenet"), (None, None, 9_999_999, "small"), (None, None, 10_000_000, "imagenet")],
+)  # fmt: skip
+def test_the_recipe_follows_the_images_seen_and_says_why(images, epochs, seen, expected):
+    found, why = recipe.choose("auto", images, epochs, seen)
+    assert found == expected and "10,000,000" in why
+    assert recipe.choose("imagenet", 10) == ("imagenet", "option")
+
+
+def test_a_disk_that_is_full_gets_one_sentence(scans, tiny, tmp_path, monkeypatch):  # noqa: F811
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))  # every larger file fails in the middle
+    try:
+        with pytest.raises(ConversionError, match="Cannot write") as caught:
+            quick(scans, tiny, tmp_path / "out", num_train_epochs=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(str(caught.value)) < 500 and not (tmp_path / "out").exists()
