@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import GOLDENS, golden_input, randomize, relative_difference
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, pipeline
 
 import hgnetv2_hf
 from hgnetv2_hf import ConversionError, convert_checkpoint, export_weights
@@ -276,6 +276,71 @@ def test_a_folder_of_timm_brings_its_preprocessing_and_labels(tiny, tmp_path):
     assert saved["resample"] == 2 and saved["image_mean"] == [0.5] * 3
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.id2label[2] == "owl"
     assert convert_checkpoint(folder, tmp_path / "b", resize_short=300).assumed["resize_short"] == (300, "option")
+
+
+@pytest.fixture
+def with_channels(tiny_fields, tmp_path):
+    """A timm folder with a classifier of so many channels, and this preprocessing."""
+
+    def write(channels, **cfg):
+        fields = {**tiny_fields, "stem_channels": [channels, 8, 8], "num_channels": channels}
+        config = hgnetv2_hf.PPHGNetV2Config(**fields, class_expand=24, num_labels=3)
+        model = randomize(hgnetv2_hf.PPHGNetV2ForImageClassification(config).eval())
+        folder = tmp_path / f"channels{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        shutil.move(write_as(model, "timm", tmp_path), folder / "model.safetensors")
+        cfg = {"input_size": [channels, 224, 224], **cfg}
+        (folder / "config.json").write_text(json.dumps({"architecture": "hgnetv2_b0", "pretrained_cfg": cfg}))
+        return folder, model
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "cfg, mean, reason",
+    [
+        ({}, 0.449, "averaged over the channels as timm does"),
+        ({"mean": [0.2], "std": [0.3]}, 0.2, "config.json of timm"),
+        ({"mean": [0.1, 0.2, 0.3], "std": [0.3] * 3}, 0.2, "averaged"),
+    ],
+)
+def test_a_classifier_of_grey_images_works_in_pipeline(with_channels, tmp_path, cfg, mean, reason):
+    from PIL import Image
+
+    folder, model = with_channels(1, **cfg)
+    report = convert_checkpoint(folder, tmp_path / "out", verify=True)
+    assert report.assumed["image_mean"][0] == pytest.approx([mean]) and reason in report.assumed["image_mean"][1]
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "Grey; short side" in text and "torch.zeros(1, 1, 224, 224)" in text
+    photo = Image.effect_noise((300, 260), 60).convert("RGB")
+    photo.putpixel((5, 5), (255, 0, 0))
+    answer = pipeline("image-classification", model=str(tmp_path / "out"))(photo)
+    short = report.assumed["resize_short"][0]
+    width, height = round(300 * short / 260), short
+    left, top = (width - 224) // 2, (height - 224) // 2
+    grey = photo.convert("L").resize((width, height), 3).crop((left, top, left + 224, top + 224))
+    std = report.assumed["image_std"][0][0]
+    pixels = (torch.from_numpy(np.asarray(grey).copy()).float() / 255 - report.assumed["image_mean"][0][0]) / std
+    with torch.inference_mode():
+        expected = model(pixels[None, None]).logits.softmax(1)[0]
+    assert answer[0]["score"] == pytest.approx(float(expected.max()), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "channels, cfg, words",
+    [
+        (4, {}, "takes images of 4 channels.*--task backbone"),
+        (2, {}, "takes images of 2 channels"),
+        (3, {"mean": [0.5] * 4}, "image_mean from config.json of timm has 4 values"),
+        (3, {"mean": "wrong"}, "config.json holds something"),
+    ],
+)
+def test_a_classifier_whose_images_no_processor_gives_is_refused(with_channels, tmp_path, channels, cfg, words):
+    folder, _ = with_channels(channels, **cfg)
+    with pytest.raises(ConversionError, match=words):
+        convert_checkpoint(folder, tmp_path / "out")
+    report = convert_checkpoint(folder, tmp_path / "out", task="backbone") if not cfg else None
+    assert report is None or report.num_channels == channels
 
 
 @pytest.fixture

@@ -47,6 +47,7 @@ class ConversionReport:
     num_tensors: int
     num_parameters: int
     num_labels: Optional[int]
+    num_channels: int  # of the images
     assumed: dict[str, tuple[Any, str]]  # field: (value, where it comes from); no tensor shows these
     left_out: list[str]  # what the file holds and the folder does not
     checks: list[str]
@@ -267,6 +268,7 @@ def _report(source, model, layout, variant, task, assumed, left_out, num_tensors
         model_type=model.config.model_type,
         num_tensors=num_tensors,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_channels=backbone_config.num_channels,
         num_labels=model.config.num_labels if task != "backbone" else None,
         assumed={field: pair for field, pair in assumed.items() if field != "id2label"},
         left_out=left_out,
@@ -421,7 +423,7 @@ def _verify(checkpoint, folder):
         raise ConversionError(f"The folder holds other values than the source for {_some(different)}.")
     report.checks.append("the folder, loaded again, holds the same bits")
     height, width = report.assumed["image_size"][0] if report.task == "detection" else (96, 96)
-    pixel_values = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    pixel_values = torch.randn(1, report.num_channels, height, width, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         output = reloaded(pixel_values, return_dict=False)[0]
     if not all(torch.isfinite(each).all() for each in (output if isinstance(output, tuple) else (output,))):

@@ -55,6 +55,11 @@ def read_detector(source, key, content, family=None):
     detector = DETECTORS[key]
     tensors, backbone = rename_detector(content, detector)
     fields = recognise_architecture(backbone)
+    if fields["num_channels"] != 3:
+        raise ConversionError(
+            f"The detector takes images of {fields['num_channels']} channels; its image processor in Transformers gives 3: only "
+            "its network converts (--task backbone)."
+        )
     shapes = Shapes(tensors)
     assumed = _assumed(detector)
     if key == "dfine":
