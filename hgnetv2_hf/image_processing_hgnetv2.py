@@ -60,7 +60,8 @@ class HGNetV2ImageProcessor(SavesCode, BaseImageProcessor):
         do_center_crop (`bool`, defaults to `True`), crop_size (`dict` or `int`, defaults to 224×224): crop at
             `((width - crop) // 2, (height - crop) // 2)`.
         do_rescale (`bool`, defaults to `True`), rescale_factor (`float`, defaults to 1/255).
-        do_normalize (`bool`, defaults to `True`), image_mean, image_std: ImageNet's by default.
+        do_normalize (`bool`, defaults to `True`), image_mean, image_std: one value per channel, ImageNet's by default. A single
+            one, `[0.449]`, stands for a network with one channel: its images become grey (PIL's `L`) after the step to RGB.
 
     Images may be paths, URLs, PIL images, arrays or tensors (height × width, or with 1, 3 or 4 channels first or last;
     `uint8`, `uint16`, or floats in 0…1), single, as a list of mixed sizes, or as a batch with four dimensions.
@@ -117,7 +118,8 @@ class HGNetV2ImageProcessor(SavesCode, BaseImageProcessor):
             kwargs: any option of the constructor, for this call.
 
         Returns:
-            `BatchFeature`: `pixel_values`, float32, `(batch, 3, crop height, crop width)`.
+            `BatchFeature`: `pixel_values`, float32, `(batch, channels, crop height, crop width)`; 3 channels, or 1 (see
+            `image_mean`).
         """
         options = self._options(kwargs)
         arrays = [self._process(image, options) for image in _as_images(images, input_data_format)]
@@ -141,7 +143,7 @@ class HGNetV2ImageProcessor(SavesCode, BaseImageProcessor):
     def _process(self, image, options):
         """One PIL image to an array (height, width, channels), float32 unless neither rescaled nor normalised."""
         if options["do_convert_rgb"]:
-            image = to_rgb(image)
+            image = _with_channels(image, len(options["image_mean"]))
         width, height, box = _geometry(image.size, options)
         pixels = np.asarray(_resize_and_crop(image, width, height, options["resample"], box))
         pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
@@ -201,7 +203,7 @@ else:
         def _process(self, image, options, device):
             """One PIL image to a float32 tensor (channels, height, width)."""
             if options["do_convert_rgb"]:
-                image = to_rgb(image)
+                image = _with_channels(image, len(options["image_mean"]))
             pixels = torch.from_numpy(np.array(image))
             pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
             pixels = pixels.to(device)
@@ -304,6 +306,12 @@ def _paste(strips, size, vertical):
         whole.paste(strip, (0, position) if vertical else (position, 0))
         position += strip.height if vertical else strip.width
     return whole
+
+
+def _with_channels(image, channels):
+    """RGB, or its grey where the network has one channel."""
+    image = to_rgb(image)
+    return image.convert("L") if channels == 1 else image
 
 
 def to_rgb(image):

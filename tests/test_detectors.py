@@ -16,6 +16,7 @@ import pytest
 import torch
 import transformers
 from conftest import GOLDEN_FAMILIES, GOLDENS, golden_input, randomize, relative_difference
+from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
@@ -177,8 +178,6 @@ def published_file(key, manifest, variant, fields, folder, num_labels):
     torch.manual_seed(0)
     model = model_class(config_class(backbone_config=backbone_config, **{**defaults, **fields})).eval()
     model.save_pretrained(folder / "expected")
-    from safetensors.torch import load_file
-
     written = load_file(folder / "expected" / "model.safetensors")
     names = list(json.loads((GOLDENS / f"{manifest}.json").read_text())["tensors"])
     prefix = "transformer" if detector.is_paddle else "decoder"
@@ -325,6 +324,19 @@ def test_detectors_with_negative_variances_or_huge_numbers_are_refused(golden_ch
             read_detector(source, recognise_detector(tensors), {**tensors, bad: changed}, GOLDEN_FAMILIES.get(name))
 
 
+@pytest.mark.parametrize("name", ["dfine_n", "rtdetrv2_hgnetv2_l"])
+def test_a_detector_whose_tensors_share_memory_converts(golden_checkpoint, tmp_path, name):
+    tensors, _ = read_weights(golden_checkpoint(name))
+    heads = [each for each in tensors if each.startswith("decoder.dec_score_head") and each.endswith("weight")]
+    norms = [each for each in tensors if re.search(r"^backbone\.stages\.0\..*layers.*bn\.bias$", each)][:2]
+    for one, other in (heads[:2], norms):
+        tensors[other] = tensors[one]
+    torch.save(tensors, tmp_path / "tied.pth")
+    convert_checkpoint(tmp_path / "tied.pth", tmp_path / "out", family=GOLDEN_FAMILIES.get(name))
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(written["model.decoder.class_embed.1.weight"], tensors[heads[1]])
+
+
 def test_published_detectors_are_in_the_table():
     ap = {name: row.ap for name, row in PUBLISHED.items() if row.task == "detection" and row.ap is not None}
     assert len([row for row in PUBLISHED.values() if row.task == "detection"]) == 5 + 4 + 4 + 3 + 3
@@ -336,7 +348,6 @@ def test_published_detectors_are_in_the_table():
 def test_in_every_model_that_holds_an_hgnetv2_outputs_and_losses_equal_stock(tmp_path):
     """Default configurations of the installed Transformers, found by looking inside; one seed, training with denoising too."""
     from every_model import answers, build, types_with_hgnetv2
-    from safetensors.torch import load_file
 
     script = Path(__file__).parent / "every_model.py"
     run = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=1800)

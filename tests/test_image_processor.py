@@ -268,3 +268,17 @@ def test_the_torchvision_form_is_there_for_who_asks(tmp_path):
     fast = AutoImageProcessor.from_pretrained(tmp_path, use_fast=True)
     assert type(fast) is HGNetV2ImageProcessorFast
     assert fast.size == {"shortest_edge": 256}
+
+
+@pytest.mark.parametrize("kind", [HGNetV2ImageProcessor, HGNetV2ImageProcessorFast])
+def test_a_single_mean_makes_grey_images_of_one_channel(kind, tmp_path):
+    if kind is HGNetV2ImageProcessorFast:
+        pytest.importorskip("torchvision", reason="torchvision comes with the extra [detection]")
+    photo = PIL.Image.fromarray(np.random.RandomState(0).randint(0, 256, (70, 90, 3), dtype="uint8"))
+    options = {"size": 60, "crop_size": 50, "image_mean": [0.25], "image_std": [0.5]}
+    kind(**options).save_pretrained(tmp_path)
+    grey = kind.from_pretrained(tmp_path)(photo, return_tensors="pt")["pixel_values"]
+    rgb = kind(**{**options, "image_mean": [0.25] * 3, "image_std": [0.5] * 3})
+    assert grey.shape == (1, 1, 50, 50)
+    expected = rgb(photo.convert("L").convert("RGB"), return_tensors="pt")["pixel_values"]
+    assert torch.equal(grey[:, 0], expected[:, 0])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import GOLDENS, golden_input, randomize, relative_difference
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, pipeline
 
 import hgnetv2_hf
 from hgnetv2_hf import ConversionError, convert_checkpoint, export_weights
@@ -225,6 +225,37 @@ def test_values_that_would_compute_inf_or_nan_are_refused(tiny, tmp_path, layout
         hgnetv2_hf.load_backbone_into(hgnetv2_hf.HGNetV2Backbone(tiny.config), path)
 
 
+@pytest.mark.parametrize(
+    "sharing", ["one tensor under two names", "all of a shape", "overlapping views", "one storage"]
+)
+def test_tensors_that_share_memory_convert_and_go_back(tiny, tmp_path, sharing):
+    tensors = rename_back(tiny.state_dict(), LAYOUTS["timm"])
+    biases = [name for name, tensor in tensors.items() if name.endswith("bn.bias") and tensor.shape == (8,)]
+    if sharing == "overlapping views":
+        memory = torch.randn(13)
+        tensors.update({biases[0]: memory[:8], biases[1]: memory[5:]})
+    elif sharing == "one storage":
+        parts = torch.cat([tensor.flatten().float() for tensor in tensors.values()]).split(
+            [tensor.numel() for tensor in tensors.values()]
+        )
+        weights = {name: part.view(t.shape) for (name, t), part in zip(tensors.items(), parts) if not is_counter(name)}
+        tensors.update(weights)
+    else:
+        tensors[biases[1]] = tensors[biases[0]]
+    if sharing == "all of a shape":
+        first = {}
+        kinds = {name: (tensor.shape, name.rpartition(".")[2]) for name, tensor in tensors.items()}
+        tensors = {name: first.setdefault(kinds[name], tensor) for name, tensor in tensors.items()}
+    torch.save(tensors, tmp_path / "tied.pth")
+    convert_checkpoint(tmp_path / "tied.pth", tmp_path / "out", verify=True)
+    for name in ("w.safetensors", "w.pth", "w.pdparams"):
+        layout = "paddleclas" if name.endswith("pdparams") else "timm"
+        export_weights(tmp_path / "out", tmp_path / name, layout)
+        again = rename(read_weights(tmp_path / name)[0], LAYOUTS[layout])
+        for key, tensor in rename(tensors, LAYOUTS["timm"]).items():
+            assert is_counter(key) or torch.equal(again[key], tensor), key
+
+
 def test_a_folder_of_timm_brings_its_preprocessing_and_labels(tiny, tmp_path):
     folder = tmp_path / "timm"
     folder.mkdir()
@@ -245,6 +276,135 @@ def test_a_folder_of_timm_brings_its_preprocessing_and_labels(tiny, tmp_path):
     assert saved["resample"] == 2 and saved["image_mean"] == [0.5] * 3
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.id2label[2] == "owl"
     assert convert_checkpoint(folder, tmp_path / "b", resize_short=300).assumed["resize_short"] == (300, "option")
+
+
+@pytest.fixture
+def with_channels(tiny_fields, tmp_path):
+    """A timm folder with a classifier of so many channels, and this preprocessing."""
+
+    def write(channels, **cfg):
+        fields = {**tiny_fields, "stem_channels": [channels, 8, 8], "num_channels": channels}
+        config = hgnetv2_hf.PPHGNetV2Config(**fields, class_expand=24, num_labels=3)
+        model = randomize(hgnetv2_hf.PPHGNetV2ForImageClassification(config).eval())
+        folder = tmp_path / f"channels{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        shutil.move(write_as(model, "timm", tmp_path), folder / "model.safetensors")
+        cfg = {"input_size": [channels, 224, 224], **cfg}
+        (folder / "config.json").write_text(json.dumps({"architecture": "hgnetv2_b0", "pretrained_cfg": cfg}))
+        return folder, model
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "cfg, mean, reason",
+    [
+        ({}, 0.449, "averaged over the channels as timm does"),
+        ({"mean": [0.2], "std": [0.3]}, 0.2, "config.json of timm"),
+        ({"mean": [0.1, 0.2, 0.3], "std": [0.3] * 3}, 0.2, "averaged"),
+    ],
+)
+def test_a_classifier_of_grey_images_works_in_pipeline(with_channels, tmp_path, cfg, mean, reason):
+    from PIL import Image
+
+    folder, model = with_channels(1, **cfg)
+    report = convert_checkpoint(folder, tmp_path / "out", verify=True)
+    assert report.assumed["image_mean"][0] == pytest.approx([mean]) and reason in report.assumed["image_mean"][1]
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "Grey; short side" in text and "torch.zeros(1, 1, 224, 224)" in text
+    photo = Image.effect_noise((300, 260), 60).convert("RGB")
+    photo.putpixel((5, 5), (255, 0, 0))
+    answer = pipeline("image-classification", model=str(tmp_path / "out"))(photo)
+    short = report.assumed["resize_short"][0]
+    width, height = round(300 * short / 260), short
+    left, top = (width - 224) // 2, (height - 224) // 2
+    grey = photo.convert("L").resize((width, height), 3).crop((left, top, left + 224, top + 224))
+    std = report.assumed["image_std"][0][0]
+    pixels = (torch.from_numpy(np.asarray(grey).copy()).float() / 255 - report.assumed["image_mean"][0][0]) / std
+    with torch.inference_mode():
+        expected = model(pixels[None, None]).logits.softmax(1)[0]
+    assert answer[0]["score"] == pytest.approx(float(expected.max()), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "channels, cfg, words",
+    [
+        (4, {}, "takes images of 4 channels.*--task backbone"),
+        (2, {}, "takes images of 2 channels"),
+        (3, {"mean": [0.5] * 4}, "image_mean from config.json of timm has 4 values"),
+        (3, {"mean": "wrong"}, "config.json holds something"),
+    ],
+)
+def test_a_classifier_whose_images_no_processor_gives_is_refused(with_channels, tmp_path, channels, cfg, words):
+    folder, _ = with_channels(channels, **cfg)
+    with pytest.raises(ConversionError, match=words):
+        convert_checkpoint(folder, tmp_path / "out")
+    report = convert_checkpoint(folder, tmp_path / "out", task="backbone") if not cfg else None
+    assert report is None or report.num_channels == channels
+
+
+@pytest.fixture
+def timm_folder(tiny, tmp_path):
+    """A folder of timm that holds the tiny classifier, with this configuration."""
+
+    def write(**config):
+        folder = tmp_path / f"timm{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        shutil.move(write_as(tiny, "timm", tmp_path), folder / "model.safetensors")
+        config = {"architecture": "hgnetv2_b0", "pretrained_cfg": {"input_size": [3, 224, 224]}, **config}
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        ({"global_pool": "max"}, "global_pool 'max'; only average pooling"),
+        ({"model_args": {"global_pool": "avgmax"}}, "global_pool 'avgmax'"),
+        ({"pretrained_cfg": {"global_pool": "max"}}, "global_pool 'max'"),
+        ({"model_args": {"act_layer": "silu"}}, "act_layer='silu'"),
+        ({"model_args": {"stem_chs": [8, 8]}}, "stem_chs="),
+        ({"model_args": {"use_lab": False}}, "use_lab False, and the tensors show True"),
+        ({"model_args": {"in_chans": 4}}, "in_chans 4, and the tensors show 3"),
+        ({"num_classes": 7}, "num_classes 7, and the tensors show 3"),
+        ({"model_args": {"head_hidden_size": 9}}, "head_hidden_size 9, and the tensors show 24"),
+        ({"architecture": "hf-hub:somebody/model"}, "names the architecture"),
+    ],
+)
+def test_a_timm_model_that_is_not_computed_here_is_refused_by_name(timm_folder, tmp_path, config, words):
+    with pytest.raises(ConversionError, match=words):
+        convert_checkpoint(timm_folder(**config), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_timm_arguments_that_agree_or_act_in_training_only_convert(timm_folder, tmp_path):
+    arguments = {"drop_rate": 0.2, "drop_path_rate": 0.1, "num_classes": 3, "in_chans": 3, "global_pool": "avg"}
+    report = convert_checkpoint(timm_folder(model_args=arguments), tmp_path / "out")
+    assert report.assumed["global_pool"] == ("avg", "config.json of timm")
+    pooled = timm_folder(global_pool="max", num_classes=9)
+    assert convert_checkpoint(pooled, tmp_path / "backbone", task="backbone").task == "backbone"
+    alone = timm_folder() / "model.safetensors"
+    assert convert_checkpoint(alone, tmp_path / "file").assumed["global_pool"] == ("avg", "timm's default")
+
+
+def test_verify_builds_the_timm_model_that_the_folder_declares(timm, timm_folder, tiny, tmp_path, monkeypatch):
+    report = convert_checkpoint(timm_folder(), tmp_path / "other", verify=True)
+    assert not [each for each in report.parity if each.program.startswith("timm")]
+    assert any("its hgnetv2_b0, built as config.json says, does not take these" in each for each in report.checks)
+
+    torch.manual_seed(0)
+    original = timm.create_model("hgnetv2_b0", num_classes=3, in_chans=3, drop_rate=0.2).eval()
+    folder = timm_folder(num_classes=3, model_args={"drop_rate": 0.2})
+    save_file(original.state_dict(), folder / "model.safetensors")
+    asked, build = [], timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda *args, **options: asked.append(options) or build(*args, **options)
+    )
+    report = convert_checkpoint(folder, tmp_path / "out", verify=True)
+    assert report.parity[0].program.startswith("timm") and report.parity[0].difference < 1e-9
+    assert asked[0]["drop_rate"] == 0.2 and asked[0]["num_classes"] == 3 and not asked[0]["pretrained"]
 
 
 def test_a_folder_of_transformers_keeps_what_its_configuration_says(tiny, tmp_path):

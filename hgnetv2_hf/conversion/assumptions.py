@@ -6,6 +6,7 @@ from pathlib import Path
 from ..image_processing_hgnetv2 import IMAGENET_MEAN, IMAGENET_STD
 from ..published import ASSETS
 from .errors import ConversionError
+from .timm_folder import REASON
 
 
 _EVERYWHERE = "every published HGNetV2"
@@ -49,9 +50,35 @@ def assume(source, layout, task, fields, options):
     for field, default in defaults.items():
         option = options.get(field)
         assumed[field] = (option, "option") if option is not None else source.declared.get(field, default)
+    if task == "classification" and layout.title == "timm":
+        arguments = source.timm.arguments if source.timm is not None else {}
+        assumed["global_pool"] = ("avg", REASON if "global_pool" in arguments else "timm's default")
     if task == "classification":
         assumed.update(_labels(source, fields["num_labels"]))
+        for field in ("image_mean", "image_std"):
+            assumed[field] = _per_channel(field, *assumed[field], fields["num_channels"])
     return assumed
+
+
+def _per_channel(field, values, reason, channels):
+    """One value per channel. Every program hands images over as RGB, of which a network with one channel sees the grey."""
+    if channels not in (1, 3):
+        raise ConversionError(
+            f"The classifier takes images of {channels} channels, and image processors give 3, or 1 for grey: only its network "
+            "converts (--task backbone)."
+        )
+    values = list(values) if isinstance(values, (list, tuple)) else [values]
+    if not all(isinstance(value, (int, float)) for value in values):
+        raise ConversionError(f"The {field} from {reason} holds something that is not a number.")
+    if len(values) == channels:
+        return values, reason
+    if len(values) == 1:
+        return values * channels, f"{reason}, the same for each channel"
+    if channels == 1:
+        return [sum(values) / len(values)], f"{reason}, averaged over the channels as timm does"
+    raise ConversionError(
+        f"The {field} from {reason} has {len(values)} values; the network takes {channels} channels."
+    )
 
 
 def _why_padding(layout):

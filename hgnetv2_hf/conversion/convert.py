@@ -20,7 +20,8 @@ from .folder import atomic_folder, claim
 from .layouts import LAYOUTS, is_counter, is_head, recognise_layout, rename, rename_back, split_detector
 from .model_card import model_card
 from .source import find_source
-from .values import checked_weight
+from .timm_folder import TimmModel, check_timm_model
+from .values import checked_weight, with_memory_of_their_own
 from .verification import Parity
 from .verification import verify as verify_original
 from .weight_file import read_weights
@@ -46,6 +47,7 @@ class ConversionReport:
     num_tensors: int
     num_parameters: int
     num_labels: Optional[int]
+    num_channels: int  # of the images
     assumed: dict[str, tuple[Any, str]]  # field: (value, where it comes from); no tensor shows these
     left_out: list[str]  # what the file holds and the folder does not
     checks: list[str]
@@ -170,6 +172,7 @@ class Checkpoint:
     model: torch.nn.Module
     original: dict[str, torch.Tensor]
     processor: Any = None  # an image processor, or its configuration
+    timm: Optional[TimmModel] = None  # of a timm folder
 
     def save(self, folder):
         self.model.save_pretrained(folder)
@@ -238,13 +241,16 @@ def _read_network(source, content, layout, task, options):
     tensors = rename(original, LAYOUTS[layout])
     fields = recognise_architecture(tensors)
     task = _task(source, task, fields)
+    if source.timm is not None:
+        check_timm_model(source.timm, fields, task)
     left_out = _left_out(tensors, others, task)
     if task == "backbone":
         tensors = {name: tensor for name, tensor in tensors.items() if not is_head(name)}
     assumed = assume(source, LAYOUTS[layout], task, fields, options)
     model = _load(_empty_model(task, fields, assumed), tensors)
     report = _report(source, model, layout, name_variant(fields), task, assumed, left_out, len(tensors))
-    return Checkpoint(report, model, original, _image_processor(assumed) if task == "classification" else None)
+    processor = _image_processor(assumed) if task == "classification" else None
+    return Checkpoint(report, model, original, processor, source.timm)
 
 
 def _report(source, model, layout, variant, task, assumed, left_out, num_tensors):
@@ -262,6 +268,7 @@ def _report(source, model, layout, variant, task, assumed, left_out, num_tensors
         model_type=model.config.model_type,
         num_tensors=num_tensors,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_channels=backbone_config.num_channels,
         num_labels=model.config.num_labels if task != "backbone" else None,
         assumed={field: pair for field, pair in assumed.items() if field != "id2label"},
         left_out=left_out,
@@ -374,7 +381,7 @@ def _load(model, tensors):
         state_dict[name] = checked_weight(name, tensor)
     for name in counters - set(tensors):
         state_dict[name] = torch.tensor(0)
-    model.load_state_dict(state_dict, assign=True)
+    model.load_state_dict(with_memory_of_their_own(state_dict), assign=True)
     return model
 
 
@@ -415,8 +422,8 @@ def _verify(checkpoint, folder):
     if different:
         raise ConversionError(f"The folder holds other values than the source for {_some(different)}.")
     report.checks.append("the folder, loaded again, holds the same bits")
-    side = 640 if report.task == "detection" else 96
-    pixel_values = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    height, width = report.assumed["image_size"][0] if report.task == "detection" else (96, 96)
+    pixel_values = torch.randn(1, report.num_channels, height, width, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         output = reloaded(pixel_values, return_dict=False)[0]
     if not all(torch.isfinite(each).all() for each in (output if isinstance(output, tuple) else (output,))):
@@ -435,7 +442,7 @@ def _verify(checkpoint, folder):
     compared = [name for name in back if name in original]
     if len(compared) == len(back) and all(_equal(back[name], original[name]) for name in compared):
         report.checks.append(f"renamed back, {len(back)} tensors equal the source's bit for bit")
-    report.parity, notes = verify_original(reloaded, report.variant, report.layout, original)
+    report.parity, notes = verify_original(reloaded, report.variant, report.layout, original, checkpoint.timm)
     report.checks += notes
 
 

@@ -9,12 +9,13 @@ import transformers
 
 from ..configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
 from ..published import ASSETS
+from .anchors import image_size_of
 from .architecture import Shapes, name_variant, recognise_architecture
 from .detectors import DETECTORS, rename_detector
 from .errors import ConversionError
 from .families import decide_family
 from .layouts import LAYOUTS, is_counter
-from .values import checked_weight
+from .values import checked_weight, with_memory_of_their_own
 
 
 _MODELS = {
@@ -54,6 +55,11 @@ def read_detector(source, key, content, family=None):
     detector = DETECTORS[key]
     tensors, backbone = rename_detector(content, detector)
     fields = recognise_architecture(backbone)
+    if fields["num_channels"] != 3:
+        raise ConversionError(
+            f"The detector takes images of {fields['num_channels']} channels; its image processor in Transformers gives 3: only "
+            "its network converts (--task backbone)."
+        )
     shapes = Shapes(tensors)
     assumed = _assumed(detector)
     if key == "dfine":
@@ -63,6 +69,9 @@ def read_detector(source, key, content, family=None):
     values.update({field: value for field, (value, _) in assumed.items() if field not in _NOT_OF_THE_DETECTOR})
     for field in ("encode_proj_layers", "feat_strides"):
         assumed[field] = (values[field], f"every published {detector.title}: the backbone's last stages")
+    if detector.anchors in content:
+        size = _image_size(content[detector.anchors], values["feat_strides"])
+        assumed["image_size"] = (size, "the anchors in the file")
     values.update(_FAMILIES[detector.model_type](shapes, content, values, assumed))
     values["backbone_config"] = _backbone_config(fields, detector, values, assumed)
     values.update(_labels(values.pop("num_labels"), assumed))
@@ -70,7 +79,7 @@ def read_detector(source, key, content, family=None):
         _add_padding_class(tensors)
     # up and reg_scale are whole numbers in some files
     tensors = {name: t if is_counter(name) else checked_weight(name, t) for name, t in tensors.items()}
-    model = _load(detector, values, tensors)
+    model = _load(detector, values, with_memory_of_their_own(tensors))
     left_out = [name for name in content if any(re.search(pattern, name) for pattern in detector.computed)]
     left_out = [f"{len(left_out)} counters and constants that the network computes itself"] if left_out else []
     return model, _image_processor(detector, assumed), name_variant(fields), assumed, left_out
@@ -122,6 +131,17 @@ def _common_fields(shapes):
         "decoder_layers": shapes.count("model.decoder.layers"),
         "decoder_ffn_dim": shapes.of("model.decoder.layers.0.fc1.weight", 2)[0],
     }
+
+
+def _image_size(anchors, strides):
+    height, width = image_size_of(anchors, strides)
+    if height != width:
+        raise ConversionError(
+            f"The anchors in the file are those of {height}×{width} pixels (height × width); Transformers 5 gives the encoder of "
+            "a detector other positions than the original does where images are not square, so only square ones convert; "
+            "--task backbone converts the backbone."
+        )
+    return [height, width]
 
 
 def _dfine_fields(shapes, content, common, assumed):

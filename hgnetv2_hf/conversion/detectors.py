@@ -19,6 +19,7 @@ class Detector(NamedTuple):
     signature: str  # a tensor that every file of this program holds
     rules: tuple[tuple[str, str], ...]
     computed: tuple[str, ...]  # patterns of tensors that may be dropped
+    anchors: str = "decoder.anchors"  # shows the image size, where the file holds it
     is_paddle: bool = False  # linear weights are (in, out), and no class stands for "nothing" among the denoising ones
 
 
@@ -93,7 +94,8 @@ DETECTORS = {
             (r"^encoder\.input_proj\.", "model.encoder_input_proj."),
             *_PYTORCH,
         ),
-        computed=(),
+        computed=(r"^transformer\.(anchors|valid_mask)$",),
+        anchors="transformer.anchors",
         is_paddle=True,
     ),
 }

@@ -110,7 +110,8 @@ def _usage(report):
         sections.append(("As a backbone" + (", in stock Transformers" if stock is _STOCK else ""), stock))
     lines = ["## Use", ""]
     for title, code in sections:
-        lines += [f"{title}:", "", "```python", *code.strip().replace("FOLDER", folder).splitlines(), "```", ""]
+        code = code.strip().replace("FOLDER", folder).replace("CHANNELS", str(report.num_channels))
+        lines += [f"{title}:", "", "```python", *code.splitlines(), "```", ""]
     if report.model_type == "hgnet_v2":
         return lines
     lines.append("Stock Transformers alone refuses this model type, because it would compute something else.")
@@ -158,28 +159,28 @@ import hgnetv2_hf
 import torch
 
 backbone = hgnetv2_hf.load_backbone("FOLDER", out_features=["stage2", "stage3", "stage4"]).eval()
-feature_maps = backbone(torch.zeros(1, 3, 224, 224)).feature_maps
+feature_maps = backbone(torch.zeros(1, CHANNELS, 224, 224)).feature_maps
 """
 _MAPS = """
 import hgnetv2_hf
 import torch
 
 backbone = hgnetv2_hf.load_backbone("FOLDER", out_features=["stage2", "stage3"]).eval()
-feature_maps = backbone(torch.zeros(1, 3, 224, 224)).feature_maps
+feature_maps = backbone(torch.zeros(1, CHANNELS, 224, 224)).feature_maps
 """
 _MAPS_REMOTE = """
 import torch
 from transformers import AutoModel
 
 model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True).eval()
-pooled = model(torch.zeros(1, 3, 224, 224)).pooler_output
+pooled = model(torch.zeros(1, CHANNELS, 224, 224)).pooler_output
 """
 _STOCK = """
 import torch
 from transformers import HGNetV2Backbone
 
 backbone = HGNetV2Backbone.from_pretrained("FOLDER", out_features=["stage2", "stage3"]).eval()
-feature_maps = backbone(torch.zeros(1, 3, 224, 224)).feature_maps
+feature_maps = backbone(torch.zeros(1, CHANNELS, 224, 224)).feature_maps
 """
 
 
@@ -193,9 +194,9 @@ def _preprocessing(report):
     return [
         "## Preprocessing",
         "",
-        f"RGB; short side resized to {value['resize_short']} pixels (PIL filter {value['resample']}; 3 is bicubic); centre "
-        f"crop of {value['crop_size']}×{value['crop_size']}; scaled to 0…1; mean {value['image_mean']}, standard deviation "
-        f"{value['image_std']}. `preprocessor_config.json` holds it.",
+        f"{'Grey' if report.num_channels == 1 else 'RGB'}; short side resized to {value['resize_short']} pixels (PIL filter "
+        f"{value['resample']}; 3 is bicubic); centre crop of {value['crop_size']}×{value['crop_size']}; scaled to 0…1; mean "
+        f"{value['image_mean']}, standard deviation {value['image_std']}. `preprocessor_config.json` holds it.",
         "",
     ]
 

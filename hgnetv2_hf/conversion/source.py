@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any, Optional
 
 from ..published import ASSETS, PUBLISHED, Published, find_published, published_name
 from .errors import ConversionError
+from .timm_folder import TimmModel, read_timm_config
 
 
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -22,6 +22,7 @@ class Source:
     name: Optional[str] = None  # in the table of published checkpoints
     row: Optional[Published] = None
     declared: dict[str, tuple[Any, str]] = dataclasses.field(default_factory=dict)  # by files beside the weights
+    timm: Optional[TimmModel] = None  # what a timm folder builds
 
     @property
     def address(self):
@@ -62,11 +63,10 @@ def _folder(folder):
     if weights is None:
         raise ConversionError(f"{folder} is a folder without weights (no {' or '.join(_WEIGHT_FILES)}).")
     config = _read_json(folder / "config.json")
-    is_transformers = "model_type" in config
-    return Source(
-        str(weights),
-        declared=_declared_by_transformers(folder, config) if is_transformers else _declared_by_timm(config),
-    )
+    if "model_type" in config:
+        return Source(str(weights), declared=_declared_by_transformers(folder, config))
+    declared, model = read_timm_config(config)
+    return Source(str(weights), declared=declared, timm=model)
 
 
 def _read_json(path):
@@ -79,36 +79,6 @@ def _read_json(path):
     if not isinstance(content, dict):
         raise ConversionError(f"{path} does not hold a JSON object.")
     return content
-
-
-def _declared_by_timm(config):
-    """A timm repository says in ``config.json`` how its images are prepared and what its classes are called."""
-    cfg = config.get("pretrained_cfg", config)
-    declared = {}
-    try:
-        if "input_size" in cfg:
-            height, width = (int(side) for side in cfg["input_size"][-2:])
-            if height != width:
-                raise ConversionError(
-                    f"config.json asks for {height}×{width} pixels; only square crops are supported."
-                )
-            declared["crop_size"] = height
-            declared["resize_short"] = math.floor(height / float(cfg.get("crop_pct") or 0.875))
-        if cfg.get("crop_mode", "center") != "center":
-            raise ConversionError(
-                f"config.json asks for crop_mode {cfg['crop_mode']!r}; only the centre is supported."
-            )
-        for field, key in (("image_mean", "mean"), ("image_std", "std")):
-            if key in cfg:
-                declared[field] = [float(value) for value in cfg[key]]
-        if "interpolation" in cfg:
-            declared["resample"] = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}[cfg["interpolation"]]
-        names = cfg.get("label_names") or config.get("label_names")
-        if names:
-            declared["id2label"] = {index: str(name) for index, name in enumerate(names)}
-    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
-        raise ConversionError(f"config.json holds something that timm does not write: {error!r}.") from error
-    return {field: (value, "config.json of timm") for field, value in declared.items()}
 
 
 def _declared_by_transformers(folder, config):

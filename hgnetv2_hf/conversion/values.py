@@ -1,4 +1,4 @@
-"""What a weight may hold: numbers that are finite in float32, and variances that have a root."""
+"""What a weight may hold: finite float32 numbers, variances that have a root, and memory of its own."""
 
 import torch
 
@@ -32,3 +32,22 @@ def checked_weight(name, tensor):
             f"The tensor {name} holds a negative variance ({float(converted.min()):.1e}), whose root is NaN."
         )
     return converted.contiguous()
+
+
+def with_memory_of_their_own(tensors):
+    """
+    Copies tensors that lie in the memory of others, as tied weights do: safetensors writes no byte under two names.
+
+    Args:
+        tensors (`dict[str, torch.Tensor]`): contiguous.
+
+    Returns:
+        `dict[str, torch.Tensor]`: the same names, order and values; most of the tensors are the same objects.
+    """
+    copied, end = dict(tensors), 0
+    for name in sorted(tensors, key=lambda name: tensors[name].data_ptr()):
+        start = tensors[name].data_ptr()
+        if start < end:
+            copied[name] = tensors[name].clone()
+        end = max(end, start + tensors[name].numel() * tensors[name].element_size())
+    return copied

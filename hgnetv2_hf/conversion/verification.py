@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from ..variants import STAGE_FIELDS
 from .errors import ConversionError
 from .layouts import LAYOUTS, is_counter, rename_back
 from .paddle_file import write_paddle_file
+from .timm_folder import TimmModel
 
 
 TOLERANCE = 1e-9  # relative to the largest magnitude, in float64
@@ -52,6 +53,7 @@ class _Question:
     layout: str
     tensors: dict  # of the source, under its own names
     pixel_values: torch.Tensor
+    timm: Optional[TimmModel] = None  # what the source's own folder builds
 
     def tensors_for(self, layout):
         """The weights under the names of ``layout``: the source's own where it has that layout."""
@@ -69,7 +71,7 @@ class NotComparable(Exception):
     """The program is not installed here, or cannot express this network."""
 
 
-def verify(model, variant, layout, tensors):
+def verify(model, variant, layout, tensors, timm=None):
     """
     Runs the original programs of ``layout`` that are installed here, on one random input of odd size, in float64.
 
@@ -78,6 +80,7 @@ def verify(model, variant, layout, tensors):
         variant (`str` or `None`): its name.
         layout (`str`): that of the source.
         tensors (`dict[str, torch.Tensor]`): its tensors under the source's names.
+        timm ([`TimmModel`], *optional*): what a timm folder declares; timm is then run with exactly that.
 
     Returns:
         `tuple[list[Parity], list[str]]`: what was compared, and sentences on what could not be.
@@ -86,7 +89,7 @@ def verify(model, variant, layout, tensors):
         `ConversionError`: a program computes something else.
     """
     pixel_values = torch.randn(2, model.config.num_channels, 96, 113, generator=torch.Generator().manual_seed(0))
-    question = _Question(model, variant or "", layout, tensors, pixel_values)
+    question = _Question(model, variant or "", layout, tensors, pixel_values, timm)
     parities, notes = [], []
     for run, arithmetic in _ORIGINALS[layout]:
         try:
@@ -193,22 +196,10 @@ def _ask_timm(question):
     if len(config.stage_in_channels) != 4:
         raise NotComparable("timm was not run: it has four stages")
     import timm
-    from timm.models.hgnet import HighPerfGpuNet
 
     tensors = question.tensors_for("timm")
-    has_last_conv, has_fc = "head.last_conv.0.weight" in tensors, "head.fc.weight" in tensors
-    network = HighPerfGpuNet(
-        {
-            "stem_type": "v2",
-            "stem_chs": config.stem_channels[1:],
-            **{f"stage{i + 1}": list(row) for i, row in enumerate(_rows(config))},
-        },
-        in_chans=config.num_channels,
-        num_classes=tensors["head.fc.weight"].shape[0] if has_fc else 0,
-        head_hidden_size=tensors["head.last_conv.0.weight"].shape[0] if has_last_conv else None,
-        use_lab=config.use_learnable_affine_block,
-    )
-    network.load_state_dict(tensors, strict=True)
+    has_fc = "head.fc.weight" in tensors
+    network = _timm_network(question, tensors)
     network.double().eval()
     answer = {}
     with torch.inference_mode():
@@ -219,6 +210,39 @@ def _ask_timm(question):
         if has_fc:
             answer["logits"] = network.forward_head(feature).numpy()
     return f"timm {timm.__version__}", answer
+
+
+def _timm_network(question, tensors):
+    """timm's network with these weights: as the folder declares it, or else of the same widths and timm's defaults."""
+    import timm
+    from timm.models.hgnet import HighPerfGpuNet
+
+    config = question.model.config
+    arguments = {
+        "in_chans": config.num_channels,
+        "num_classes": len(tensors.get("head.fc.weight", ())),
+        "head_hidden_size": len(tensors["head.last_conv.0.weight"]) if "head.last_conv.0.weight" in tensors else None,
+    }
+    if question.timm is not None and question.timm.architecture is not None:
+        arguments.update(question.timm.arguments)
+        try:
+            network = timm.create_model(question.timm.architecture, **{**arguments, "pretrained": False})
+            network.load_state_dict(tensors, strict=True)
+        except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise NotComparable(
+                f"timm was not run: its {question.timm.architecture}, built as config.json says, does not take these tensors "
+                f"({reason})"
+            ) from error
+        return network
+    stages = {f"stage{i + 1}": list(row) for i, row in enumerate(_rows(config))}
+    network = HighPerfGpuNet(
+        {"stem_type": "v2", "stem_chs": config.stem_channels[1:], **stages},
+        use_lab=config.use_learnable_affine_block,
+        **arguments,
+    )
+    network.load_state_dict(tensors, strict=True)
+    return network
 
 
 def _ask_stock_transformers(question):

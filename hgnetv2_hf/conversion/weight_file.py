@@ -15,6 +15,7 @@ from .paddle_file import read_nested_paddle_file
 
 
 MAX_NAME_LENGTH = 500
+MAX_SHARING = 4  # names per byte of the file, on average: tied weights lie in it once
 _ZIP = b"PK\x03\x04"
 _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of PyTorch before 1.6
 
@@ -121,8 +122,10 @@ def _check_tensors(path, tensors, size):
     for name in tensors:
         if len(name) > MAX_NAME_LENGTH:
             raise ConversionError(f"{path} holds a tensor with a name of {len(name)} characters.")
-    if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > size:
-        raise ConversionError(f"{path} claims tensors that are larger than the file itself.")
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > MAX_SHARING * size:
+        raise ConversionError(
+            f"{path} claims tensors that are larger than the file itself (more than {MAX_SHARING} times)."
+        )
 
 
 def _short(error):
