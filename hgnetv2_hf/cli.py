@@ -411,6 +411,9 @@ def _add_train(commands):
         help=f"of the random crop ({_by_recipe('crop_scale')})",
     )
     parser.add_argument(
+        "--shift", type=float, metavar="P", help=f"of the crop, beyond the image's border ({_by_recipe('shift')})"
+    )
+    parser.add_argument(
         "--flip", type=float, metavar="P", help=f"probability of a horizontal flip ({_by_recipe('flip')})"
     )
     parser.add_argument(

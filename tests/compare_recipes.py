@@ -32,7 +32,7 @@ from hgnetv2_hf.benchmark import machine_and_versions
 from hgnetv2_hf.training import Options, recipe, train
 
 
-NOTHING = {"crop_scale": (1.0, 1.0), "flip": 0.0, "rand_augment": "none", "random_erasing": 0.0}
+NOTHING = {"crop_scale": (1.0, 1.0), "shift": 0.0, "flip": 0.0, "rand_augment": "none", "random_erasing": 0.0}
 FIELDS = tuple(NOTHING)
 AUGMENTATIONS = {
     "none": NOTHING,

@@ -168,3 +168,23 @@ def test_a_disk_that_is_full_gets_one_sentence(scans, tiny, tmp_path, monkeypatc
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert len(str(caught.value)) < 500 and not (tmp_path / "out").exists()
+
+
+def test_the_small_recipe_keeps_the_scale_that_an_evaluation_shows():
+    from hgnetv2_hf.training import Augmentation
+
+    row = recipe.RECIPES["small"]
+    augmentation = Augmentation(
+        (32, 32), row.crop_scale, shift=row.shift, flip=0.0, rand_augment="none", random_erasing=0.0
+    )
+    image = PIL.Image.new("RGB", (96, 64), (200, 200, 200))
+    image.paste((0, 0, 0), (36, 20, 60, 44))  # 24 of the 64 pixels that an evaluation sees in each direction
+    sides = []
+    for index in range(200):
+        pixels = augmentation(image, (0, 0, index)).numpy() * np.array(augmentation.image_std).reshape(3, 1, 1)
+        pixels = (pixels + np.array(augmentation.image_mean).reshape(3, 1, 1)) * 255
+        assert pixels.shape == (3, 32, 32) and pixels[:, 0].max() < 230  # no padding but the border's own colour
+        sides.append(np.sqrt((pixels[0] < 100).sum()))
+    inside = [side for side in sides if side > 8]
+    assert len(inside) > 100 and np.mean(inside) == pytest.approx(12, rel=0.15)
+    assert augmentation(image, (0, 0, 1)).equal(augmentation(image, (0, 0, 1)))

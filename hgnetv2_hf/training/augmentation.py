@@ -28,6 +28,9 @@ class Augmentation:
     Args:
         size (`tuple[int, int]`): height and width of what the network gets.
         crop_scale, crop_ratio (`tuple[float, float]`): of the random crop's area and aspect ratio; PaddleClas's defaults.
+        shift (`float`, defaults to 0): with 0, the crop is PaddleClas's: anywhere inside the image, ``crop_scale`` in the image's
+            area. Above 0 it keeps the scale that an evaluation shows: ``crop_scale`` in the area of the largest square, also above
+            1, and anywhere inside the image or up to this share of the square's side outside, where the border is repeated.
         flip (`float`, defaults to 0.5): probability of a horizontal flip.
         rand_augment (`str`, defaults to `"rand-m7-mstd0.5-inc1"`): timm's notation, `"none"` for none.
         random_erasing (`float`, defaults to 0.25): probability; the erased pixels are noise.
@@ -37,6 +40,7 @@ class Augmentation:
     size: tuple[int, int]
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    shift: float = 0.0
     flip: float = 0.5
     rand_augment: str = "rand-m7-mstd0.5-inc1"
     random_erasing: float = 0.25
@@ -66,7 +70,7 @@ class Augmentation:
     def __call__(self, image: PIL.Image.Image, key: Optional[tuple] = None) -> torch.Tensor:
         """An RGB image to a float32 tensor (3, height, width), its channels last in memory. ``key`` decides all randomness."""
         with _seeded(key) if key is not None else contextlib.nullcontext():
-            image = self._random_crop(image)
+            image = self._random_zoom(image) if self.shift else self._random_crop(image)
             if random.random() < self.flip:
                 image = image.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
             if self._rand_augment is not None:
@@ -84,7 +88,26 @@ class Augmentation:
         crop_width = max(1, int(math.sqrt(area) * aspect))
         crop_height = max(1, int(math.sqrt(area) / aspect))
         left, top = random.randint(0, width - crop_width), random.randint(0, height - crop_height)
-        crop = image.crop((left, top, left + crop_width, top + crop_height))
+        return self._cut(image, left, top, crop_width, crop_height)
+
+    def _random_zoom(self, image):
+        """A window of about the size that an evaluation sees; where it leaves the image, the border is repeated."""
+        side = min(image.size)
+        area, aspect = random.uniform(*self.crop_scale) * side**2, math.sqrt(random.uniform(*self.crop_ratio))
+        window = [max(1, round(math.sqrt(area) * aspect)), max(1, round(math.sqrt(area) / aspect))]
+        corner = []
+        for length, cut in zip(image.size, window):
+            reach = max(length - cut, 0) / 2 + self.shift * side
+            corner.append(round((length - cut) / 2 + random.uniform(-reach, reach)))
+        left, top = (max(0, -start) for start in corner)
+        right, bottom = (max(0, start + cut - length) for start, cut, length in zip(corner, window, image.size))
+        if left or top or right or bottom:
+            pixels = np.pad(np.asarray(image), ((top, bottom), (left, right), (0, 0)), mode="edge")
+            image = PIL.Image.fromarray(pixels)
+        return self._cut(image, corner[0] + left, corner[1] + top, *window)
+
+    def _cut(self, image, left, top, width, height):
+        crop = image.crop((left, top, left + width, top + height))
         return crop.resize((self.size[1], self.size[0]), self.resample)
 
 

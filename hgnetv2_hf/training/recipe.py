@@ -14,6 +14,7 @@ class Recipe(NamedTuple):
     other_rates: tuple[float, float]  # of every other optimizer, taken as they are
     warmup_epochs: float  # at most a quarter of the training
     crop_scale: tuple[float, float]
+    shift: float
     flip: float
     rand_augment: str
     random_erasing: float
@@ -32,6 +33,7 @@ RECIPES = {
         other_rates=(4e-3, 5e-4),
         warmup_epochs=5,
         crop_scale=(0.08, 1.0),
+        shift=0.0,
         flip=0.5,
         rand_augment="rand-m7-mstd0.5-inc1",
         random_erasing=0.25,
@@ -46,8 +48,9 @@ RECIPES = {
         sgd_rates=(0.1, 0.1),
         other_rates=(2e-3, 2e-3),
         warmup_epochs=1,
-        crop_scale=(0.5, 1.0),
-        flip=0.5,
+        crop_scale=(0.8, 1.25),
+        shift=0.1,
+        flip=0.0,  # letters, digits and signs are not their mirror images
         rand_augment="none",
         random_erasing=0.0,
         ema=None,

@@ -71,7 +71,7 @@ class Options:
         image_column, label_column, config_name (`str`, *optional*): of a data set of the `datasets` library.
         streaming (`bool`): read such a data set as a stream, for `max_steps` steps; unreadable images are skipped and counted.
         check (`bool`): decode every image once before training, and leave out those that cannot be read.
-        crop_scale (`tuple[float, float]`), flip (`float`), rand_augment (`str`), random_erasing (`float`): see [`Augmentation`].
+        crop_scale (`tuple[float, float]`), shift, flip (`float`), rand_augment (`str`), random_erasing (`float`): see [`Augmentation`].
             With a teacher nothing is erased by default, as in PaddleClas's SSLD files.
         draw_data (`int`, *optional*): a picture, `data.png`, of that many images: as they are evaluated, and augmented.
         class_weights (`bool`): every class counts the same in the loss, however many images it has.
@@ -101,6 +101,7 @@ class Options:
     streaming: bool = False
     check: bool = True
     crop_scale: Optional[tuple[float, float]] = None
+    shift: Optional[float] = None
     flip: Optional[float] = None
     rand_augment: Optional[str] = None
     random_erasing: Optional[float] = None
@@ -489,6 +490,7 @@ class _Run:
         return Augmentation(
             _network_size(processor),
             crop_scale=tuple(self.options.crop_scale),
+            shift=self.options.shift,
             flip=self.options.flip,
             rand_augment=self.options.rand_augment,
             random_erasing=self.options.random_erasing,
