@@ -23,6 +23,7 @@ from hgnetv2_hf import ConversionError, convert_checkpoint
 from hgnetv2_hf.cli import main
 from hgnetv2_hf.conversion.layouts import LAYOUTS, rename, rename_back
 from hgnetv2_hf.conversion.paddle_file import read_paddle_file, write_paddle_file
+from hgnetv2_hf.conversion.weight_file import read_weights
 from hgnetv2_hf.published import ASSETS, PUBLISHED
 
 
@@ -56,7 +57,7 @@ def test_reads_every_tensor_of_a_paddle_file(golden_checkpoint):
     assert np.array_equal(tensors[name], filler.values(name, manifest["tensors"][name]))
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_reads_the_pickle_protocols_and_reductions_that_paddle_writes(tmp_path, protocol):
     class NamedArray:  # what some writers store for a tensor
         def __init__(self, value):
@@ -80,6 +81,36 @@ def test_reads_the_pickle_protocols_and_reductions_that_paddle_writes(tmp_path, 
     for name in "abc":
         assert np.array_equal(tensors[name], single)
     assert list(tensors["d"].shape) == [0, 2] and tensors["e"].tolist() == [0.0]
+
+
+_WRAPPED = {
+    # what is written around the weights: (prefixes, keys, what the report calls the place)
+    "DataParallel": (["module."], [], None),
+    "compiled": (["module.", "_orig_mod."], [], None),
+    "Paddle's DataParallel": (["_layers."], [], None),
+    "under a key": ([], ["model"], "model"),
+    "a student": (["Student."], [], "Student"),
+    "a compiled student under a key": (["_orig_mod.", "Student."], ["state_dict"], "state_dict.Student"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".pdparams", ".pth"])
+@pytest.mark.parametrize("name", _WRAPPED)
+def test_weights_are_found_behind_prefixes_and_under_keys(name, suffix, tmp_path):
+    prefixes, keys, place = _WRAPPED[name]
+    tensors = read_paddle_file(ASSETS / "hgnetv2_digits.pdparams")
+    content = {"".join(prefixes) + key: tensor for key, tensor in tensors.items()}
+    if place and "Student" in place:
+        content |= {key.replace("Student.", "Teacher."): tensor for key, tensor in content.items()}
+    if suffix == ".pdparams":
+        content = {key: tensor.numpy() for key, tensor in content.items()}
+    for key in keys:
+        content = {key: content, "epoch": 7}
+    path = tmp_path / f"best{suffix}"
+    torch.save(content, path) if suffix == ".pth" else path.write_bytes(pickle.dumps(content, protocol=5))
+    found, where = read_weights(path)
+    assert where == (place or "") and found.keys() == tensors.keys()
+    assert all(torch.equal(found[key], tensors[key]) for key in tensors)
 
 
 def test_joins_arrays_that_old_protocols_split(tmp_path):

@@ -69,6 +69,9 @@ def malicious_pickles(proof):
     yield "calls_ndarray", b"\x80\x02cnumpy\nndarray\n(K\xff\x85tR."
     yield "nested_reduction", b"\x80\x02" + reconstruct + b")R."
     yield "reduction_of_a_reduction", b"\x80\x02}" + text("a") + reconstruct + reconstruct + b"\x85Rs."
+    yield "bytes_of_16_GiB", b"\x80\x05\x96" + (2**34).to_bytes(8, "little") + b"x."
+    yield "buffer_out_of_band", b"\x80\x05\x97."
+    yield "buffer_of_a_file", call("numpy._core.numeric", "_frombuffer", "/etc/passwd", "f4", "x", "C") + b"."
     yield "calls_a_text", b"\x80\x02" + text("os.system") + text(touch) + b"\x85R."
     yield "setstate_of_an_object", pickle.dumps({"a": Calls(object, state={"x": 1})}, protocol=2)
     yield "setstate_of_a_dictionary", b"\x80\x02ccollections\nOrderedDict\n)R}" + text("a") + text("b") + b"sb."
