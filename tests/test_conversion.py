@@ -17,12 +17,14 @@ import pytest
 import torch
 from conftest import GOLDENS, randomize
 from goldens import filler
+from safetensors.torch import save_file
 
 import hgnetv2_hf
 from hgnetv2_hf import ConversionError, convert_checkpoint
 from hgnetv2_hf.cli import main
 from hgnetv2_hf.conversion.layouts import LAYOUTS, rename, rename_back
 from hgnetv2_hf.conversion.paddle_file import read_paddle_file, write_paddle_file
+from hgnetv2_hf.conversion.weight_file import read_weights
 from hgnetv2_hf.published import ASSETS, PUBLISHED
 
 
@@ -56,7 +58,7 @@ def test_reads_every_tensor_of_a_paddle_file(golden_checkpoint):
     assert np.array_equal(tensors[name], filler.values(name, manifest["tensors"][name]))
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_reads_the_pickle_protocols_and_reductions_that_paddle_writes(tmp_path, protocol):
     class NamedArray:  # what some writers store for a tensor
         def __init__(self, value):
@@ -73,6 +75,8 @@ def test_reads_the_pickle_protocols_and_reductions_that_paddle_writes(tmp_path, 
         "c": NamedArray(single),
         "d": np.zeros((0, 2), "float32"),
         "e": single[0, 0:1],
+        "f": np.arange(24, dtype="float32").reshape(2, 3, 4).transpose(1, 0, 2),
+        "g": np.array(3.0),
     }
     path = tmp_path / "file.pdparams"
     path.write_bytes(pickle.dumps({**content, "StructuredToParameterName@@": {"a": "x"}}, protocol=protocol))
@@ -80,6 +84,51 @@ def test_reads_the_pickle_protocols_and_reductions_that_paddle_writes(tmp_path, 
     for name in "abc":
         assert np.array_equal(tensors[name], single)
     assert list(tensors["d"].shape) == [0, 2] and tensors["e"].tolist() == [0.0]
+    assert np.array_equal(tensors["f"], content["f"]) and tensors["g"].shape == () and float(tensors["g"]) == 3
+
+
+@pytest.mark.parametrize("nesting", [(), ("model",), ("state_dict",), ("ema", "module")])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_a_paddle_file_may_hold_its_weights_in_other_dictionaries(tmp_path, tensors, nesting, protocol):
+    content = {name: tensor.numpy() for name, tensor in tensors.items()}
+    for key in reversed(nesting):
+        content = {key: content, "epoch": 3, "StructuredToParameterName@@": {}}
+    (tmp_path / "w.pdparams").write_bytes(pickle.dumps(content, protocol=protocol))
+    report = convert_checkpoint(tmp_path / "w.pdparams", tmp_path / "out")
+    assert report.assumed.get("weights", ("",))[0] == ".".join(nesting)
+    model = hgnetv2_hf.PPHGNetV2ForImageClassification.from_pretrained(tmp_path / "out")
+    again = rename_back(model.state_dict(), LAYOUTS["paddleclas"])
+    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+
+
+PREFIXES = ["module.", "_orig_mod.", "_layers.", "Student.", "module._orig_mod.", "Student._layers.module."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("ending", ["pdparams", "pth", "safetensors"])
+def test_prefixes_that_all_tensors_share_are_stripped(tmp_path, tensors, prefix, ending):
+    wrapped = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    path = tmp_path / f"w.{ending}"
+    {"pdparams": write_paddle_file, "pth": torch.save, "safetensors": save_file}[ending](wrapped, path)
+    read, place = read_weights(path)
+    assert set(read) == set(tensors) and place == ("Student" if "Student" in prefix else "")
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_of_a_student_and_its_teacher_the_student_converts_and_is_named(tmp_path, tensors, write, prefix):
+    both = {f"{prefix}Student.{name}": tensor for name, tensor in tensors.items()}
+    both.update({f"{prefix}Teacher.{name}": torch.zeros_like(tensor) for name, tensor in tensors.items()})
+    report = convert_checkpoint(write(both), tmp_path / "out")
+    assert "weights = Student (the place inside the file; a student's, not its teacher's)" in str(report)
+    model = hgnetv2_hf.PPHGNetV2ForImageClassification.from_pretrained(tmp_path / "out")
+    assert torch.equal(model.fc.bias, tensors["fc.bias"])
+
+
+def test_a_prefix_of_some_tensors_only_is_no_prefix(tmp_path, tensors, write):
+    some = {f"module.{name}" if name.startswith("stem") else name: tensor for name, tensor in tensors.items()}
+    with pytest.raises(ConversionError):
+        convert_checkpoint(write(some), tmp_path / "out")
 
 
 def test_joins_arrays_that_old_protocols_split(tmp_path):
@@ -291,7 +340,7 @@ def test_mutated_files_are_read_or_end_in_a_conversion_error(tmp_path):
         "b": np.zeros(3),
         "StructuredToParameterName@@": {},
     }
-    originals = [DIGITS.read_bytes(), *(pickle.dumps(small, protocol=protocol) for protocol in (2, 3, 4))]
+    originals = [DIGITS.read_bytes(), *(pickle.dumps(small, protocol=protocol) for protocol in (2, 3, 4, 5))]
     path, refused = tmp_path / "mutated.pdparams", 0
     for number in range(1000):
         data = bytearray(originals[random.randint(len(originals))])
