@@ -36,8 +36,6 @@ _SPLICES = (
     b")\x81",
     b"(i__builtin__\neval\n",
     b"\x8e" + (2**62).to_bytes(8, "little"),
-    b"\x96" + (2**34).to_bytes(8, "little"),
-    b"\x97",
     b"\x8b\xff\xff\xff\x7f",
     b"r\xff\xff\xff\xff",
     b"j\xff\xff\xff\xff",
@@ -47,6 +45,9 @@ _SPLICES = (
     b"\x85" * 40,
     b"Q",
     b"\x82\x01",
+    b"\x96" + (2**62).to_bytes(8, "little"),
+    b"\x97\x98",
+    b"cnumpy._core.numeric\n_frombuffer\n",
     b"Vtext\n",
     b"0",
     b".",
@@ -54,7 +55,7 @@ _SPLICES = (
 
 
 def originals():
-    """Valid files: a small network in four protocols, under a key, and the shipped checkpoint."""
+    """Valid files: a small network in protocols 2 to 5, inside other dictionaries too, and the shipped checkpoint."""
     import torch
 
     import hgnetv2_hf
@@ -80,13 +81,16 @@ def originals():
     arrays = {name: t.detach().numpy() for name, t in rename_back(model.state_dict(), LAYOUTS["paddleclas"]).items()}
     arrays["StructuredToParameterName@@"] = {name: f"parameter_{i}" for i, name in enumerate(arrays)}
     small = [pickle.dumps(arrays, protocol=protocol) for protocol in (2, 3, 4, 5)]
-    small.append(pickle.dumps({"model": arrays, "epoch": 3}, protocol=4))
+    student = {f"Student.{name}": array for name, array in arrays.items() if not isinstance(array, dict)}
+    teacher = {f"Teacher.{name}": array for name, array in list(arrays.items())[:3]}
+    nested = {"state_dict": {**student, **teacher}, "epoch": 3}
+    small += [pickle.dumps(nested, protocol=protocol) for protocol in (4, 5)]
     return [*small, (ASSETS / PUBLISHED["digits"].file_name).read_bytes()]
 
 
 def mutate(random, files):
     """One mutated file."""
-    data = bytearray(files[random.choice(len(files), p=[0.18, 0.18, 0.18, 0.18, 0.18, 0.1])])
+    data = bytearray(files[random.choice(len(files), p=[0.15] * 6 + [0.1])])
     if random.randint(3) == 0:  # a third of the files differ in one bit
         data[random.randint(len(data))] ^= 1 << random.randint(8)
         return bytes(data)

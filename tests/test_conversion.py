@@ -17,6 +17,7 @@ import pytest
 import torch
 from conftest import GOLDENS, randomize
 from goldens import filler
+from safetensors.torch import save_file
 
 import hgnetv2_hf
 from hgnetv2_hf import ConversionError, convert_checkpoint
@@ -74,6 +75,8 @@ def test_reads_the_pickle_protocols_and_reductions_that_paddle_writes(tmp_path, 
         "c": NamedArray(single),
         "d": np.zeros((0, 2), "float32"),
         "e": single[0, 0:1],
+        "f": np.arange(24, dtype="float32").reshape(2, 3, 4).transpose(1, 0, 2),
+        "g": np.array(3.0),
     }
     path = tmp_path / "file.pdparams"
     path.write_bytes(pickle.dumps({**content, "StructuredToParameterName@@": {"a": "x"}}, protocol=protocol))
@@ -81,36 +84,51 @@ def test_reads_the_pickle_protocols_and_reductions_that_paddle_writes(tmp_path, 
     for name in "abc":
         assert np.array_equal(tensors[name], single)
     assert list(tensors["d"].shape) == [0, 2] and tensors["e"].tolist() == [0.0]
+    assert np.array_equal(tensors["f"], content["f"]) and tensors["g"].shape == () and float(tensors["g"]) == 3
 
 
-_WRAPPED = {
-    # what is written around the weights: (prefixes, keys, what the report calls the place)
-    "DataParallel": (["module."], [], None),
-    "compiled": (["module.", "_orig_mod."], [], None),
-    "Paddle's DataParallel": (["_layers."], [], None),
-    "under a key": ([], ["model"], "model"),
-    "a student": (["Student."], [], "Student"),
-    "a compiled student under a key": (["_orig_mod.", "Student."], ["state_dict"], "state_dict.Student"),
-}
+@pytest.mark.parametrize("nesting", [(), ("model",), ("state_dict",), ("ema", "module")])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_a_paddle_file_may_hold_its_weights_in_other_dictionaries(tmp_path, tensors, nesting, protocol):
+    content = {name: tensor.numpy() for name, tensor in tensors.items()}
+    for key in reversed(nesting):
+        content = {key: content, "epoch": 3, "StructuredToParameterName@@": {}}
+    (tmp_path / "w.pdparams").write_bytes(pickle.dumps(content, protocol=protocol))
+    report = convert_checkpoint(tmp_path / "w.pdparams", tmp_path / "out")
+    assert report.assumed.get("weights", ("",))[0] == ".".join(nesting)
+    model = hgnetv2_hf.PPHGNetV2ForImageClassification.from_pretrained(tmp_path / "out")
+    again = rename_back(model.state_dict(), LAYOUTS["paddleclas"])
+    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
 
 
-@pytest.mark.parametrize("suffix", [".pdparams", ".pth"])
-@pytest.mark.parametrize("name", _WRAPPED)
-def test_weights_are_found_behind_prefixes_and_under_keys(name, suffix, tmp_path):
-    prefixes, keys, place = _WRAPPED[name]
-    tensors = read_paddle_file(ASSETS / "hgnetv2_digits.pdparams")
-    content = {"".join(prefixes) + key: tensor for key, tensor in tensors.items()}
-    if place and "Student" in place:
-        content |= {key.replace("Student.", "Teacher."): tensor for key, tensor in content.items()}
-    if suffix == ".pdparams":
-        content = {key: tensor.numpy() for key, tensor in content.items()}
-    for key in keys:
-        content = {key: content, "epoch": 7}
-    path = tmp_path / f"best{suffix}"
-    torch.save(content, path) if suffix == ".pth" else path.write_bytes(pickle.dumps(content, protocol=5))
-    found, where = read_weights(path)
-    assert where == (place or "") and found.keys() == tensors.keys()
-    assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+PREFIXES = ["module.", "_orig_mod.", "_layers.", "Student.", "module._orig_mod.", "Student._layers.module."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("ending", ["pdparams", "pth", "safetensors"])
+def test_prefixes_that_all_tensors_share_are_stripped(tmp_path, tensors, prefix, ending):
+    wrapped = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    path = tmp_path / f"w.{ending}"
+    {"pdparams": write_paddle_file, "pth": torch.save, "safetensors": save_file}[ending](wrapped, path)
+    read, place = read_weights(path)
+    assert set(read) == set(tensors) and place == ("Student" if "Student" in prefix else "")
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_of_a_student_and_its_teacher_the_student_converts_and_is_named(tmp_path, tensors, write, prefix):
+    both = {f"{prefix}Student.{name}": tensor for name, tensor in tensors.items()}
+    both.update({f"{prefix}Teacher.{name}": torch.zeros_like(tensor) for name, tensor in tensors.items()})
+    report = convert_checkpoint(write(both), tmp_path / "out")
+    assert "weights = Student (the place inside the file; a student's, not its teacher's)" in str(report)
+    model = hgnetv2_hf.PPHGNetV2ForImageClassification.from_pretrained(tmp_path / "out")
+    assert torch.equal(model.fc.bias, tensors["fc.bias"])
+
+
+def test_a_prefix_of_some_tensors_only_is_no_prefix(tmp_path, tensors, write):
+    some = {f"module.{name}" if name.startswith("stem") else name: tensor for name, tensor in tensors.items()}
+    with pytest.raises(ConversionError):
+        convert_checkpoint(write(some), tmp_path / "out")
 
 
 def test_joins_arrays_that_old_protocols_split(tmp_path):
@@ -322,7 +340,7 @@ def test_mutated_files_are_read_or_end_in_a_conversion_error(tmp_path):
         "b": np.zeros(3),
         "StructuredToParameterName@@": {},
     }
-    originals = [DIGITS.read_bytes(), *(pickle.dumps(small, protocol=protocol) for protocol in (2, 3, 4))]
+    originals = [DIGITS.read_bytes(), *(pickle.dumps(small, protocol=protocol) for protocol in (2, 3, 4, 5))]
     path, refused = tmp_path / "mutated.pdparams", 0
     for number in range(1000):
         data = bytearray(originals[random.randint(len(originals))])

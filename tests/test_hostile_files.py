@@ -69,9 +69,6 @@ def malicious_pickles(proof):
     yield "calls_ndarray", b"\x80\x02cnumpy\nndarray\n(K\xff\x85tR."
     yield "nested_reduction", b"\x80\x02" + reconstruct + b")R."
     yield "reduction_of_a_reduction", b"\x80\x02}" + text("a") + reconstruct + reconstruct + b"\x85Rs."
-    yield "bytes_of_16_GiB", b"\x80\x05\x96" + (2**34).to_bytes(8, "little") + b"x."
-    yield "buffer_out_of_band", b"\x80\x05\x97."
-    yield "buffer_of_a_file", call("numpy._core.numeric", "_frombuffer", "/etc/passwd", "f4", "x", "C") + b"."
     yield "calls_a_text", b"\x80\x02" + text("os.system") + text(touch) + b"\x85R."
     yield "setstate_of_an_object", pickle.dumps({"a": Calls(object, state={"x": 1})}, protocol=2)
     yield "setstate_of_a_dictionary", b"\x80\x02ccollections\nOrderedDict\n)R}" + text("a") + text("b") + b"sb."
@@ -85,6 +82,22 @@ def malicious_pickles(proof):
     yield "binary_persistent_id", b"\x80\x02K\x01Q."
     yield "extension", b"\x80\x02\x82\x01."
     yield "out_of_band_buffer", b"\x80\x05\x97."
+    yield "read_only_buffer", b"\x80\x05}\x98."
+    yield "huge_bytearray", b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b"x."
+    yield "endless_bytearray", b"\x80\x05\x96" + b"\xff" * 8 + b"."
+    buffer = (
+        b"\x80\x05}" + text("a") + b"cnumpy._core.numeric\n_frombuffer\n(\x96" + (4).to_bytes(8, "little") + b"\0" * 4
+    )
+    float32 = b"cnumpy\ndtype\n" + text("f4") + b"\x85R"
+    yield "buffer_of_the_wrong_size", buffer + float32 + b"K\x02\x85" + text("C") + b"tRs."
+    yield "buffer_of_objects", buffer + b"cnumpy\ndtype\n" + text("O") + b"\x85RK\x01\x85" + text("C") + b"tRs."
+    yield "buffer_of_no_type", buffer + text("f4") + b"K\x01\x85" + text("C") + b"tRs."
+    yield "buffer_in_no_order", buffer + float32 + b"K\x01\x85" + text("Z") + b"tRs."
+    yield "buffer_with_wrong_axes", buffer + float32 + b"K\x01\x85" + text("K") + b"K\x07\x85tRs."
+    yield "buffer_with_a_tower_of_axes", buffer + float32 + b"K\x01\x85" + text("K") + tower + b"tRs."
+    yield "buffer_from_a_name", b"\x80\x05cnumpy._core.numeric\n_frombuffer\ncnumpy\ndtype\n\x85R."
+    yield "nested_in_itself", b"\x80\x02}q\x00" + text("model") + b"h\x00s."
+    yield "endless_prefix", pickle.dumps({"module." * 140_000: np.zeros(3, "float32")}, protocol=5)
     yield "object_in_the_dictionary", pickle.dumps({"a": Calls(os.system, touch)}, protocol=4)
     yield "object_as_a_key", pickle.dumps({Path("x"): np.zeros(2)}, protocol=4)
     yield "object_array", pickle.dumps({"a": np.array([Path("x")], dtype=object)}, protocol=4)

@@ -208,7 +208,8 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None, 
         what = f"a {report.variant}" if report.variant else "none of the published variants"
         raise ConversionError(f"{source.path} does not hold a {variant}: its widths and depths are those of {what}.")
     if place:
-        where = {"weights": (place, "the place inside the file; averaged weights are preferred")}
+        preferred = "a student's, not its teacher's" if place.endswith("Student") else "averaged weights are preferred"
+        where = {"weights": (place, f"the place inside the file; {preferred}")}
         report.assumed = {**where, **report.assumed}
     return read
 

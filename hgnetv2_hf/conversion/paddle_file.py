@@ -149,12 +149,16 @@ def _new_array(*_):
     return _Array()
 
 
-def _from_buffer(data, dtype, shape, order):
-    """How NumPy writes an array with protocol 5."""
-    if order not in ("C", "F"):
+def _from_buffer(data, dtype, shape, order, axis_order=None):
+    """How NumPy writes an array with protocol 5; ``axis_order`` since NumPy 2.3, of arrays that are C-ordered but for that."""
+    if order not in ("C", "F", "K") or (order == "K") != (axis_order is not None):
         raise ConversionError("an array is stored in an unknown order.")
     array = _Array()
     array.set_state((None, shape, dtype, order == "F", data))
+    if order == "K":
+        if not isinstance(axis_order, tuple) or not all(type(axis) is int for axis in axis_order):
+            raise ConversionError("an array is stored in an unknown order.")
+        array.value = array.value.transpose(axis_order)
     return array
 
 
@@ -240,9 +244,8 @@ class _Interpreter(pickle._Unpickler):
         target.set_state(state)
 
     def load_bytearray8(self):
-        self.append(
-            self.read(int.from_bytes(self.read(8), "little"))
-        )  # pickle's own allocates what the file claims first
+        # pickle's own allocates what the file claims before it reads
+        self.append(self.read(int.from_bytes(self.read(8), "little")))
 
     def load_setitem(self):
         value = self.stack.pop()
