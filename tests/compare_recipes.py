@@ -12,7 +12,6 @@ recipe's. Every run is kept in OUT/runs.jsonl, so the command can be interrupted
 
 import argparse
 import contextlib
-import dataclasses
 import io
 import json
 import statistics
@@ -32,14 +31,8 @@ from hgnetv2_hf.benchmark import machine_and_versions
 from hgnetv2_hf.training import Options, recipe, train
 
 
-NOTHING = {"crop_scale": (1.0, 1.0), "shift": 0.0, "flip": 0.0, "rand_augment": "none", "random_erasing": 0.0}
-FIELDS = tuple(NOTHING)
-AUGMENTATIONS = {
-    "none": NOTHING,
-    "recipe": {name: getattr(recipe.RECIPES["small"], name) for name in FIELDS},
-    "imagenet": {name: getattr(recipe.RECIPES["imagenet"], name) for name in FIELDS},
-}
 FACTORS = (1 / 3, 1.0, 3.0)
+AUGMENTATIONS = ("none", "recipe", "imagenet")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -98,12 +91,20 @@ def class_folders(name, out):
     return str(folder)
 
 
-def accuracy(data, model, epochs, seed, image_size, augmentation, factor):
-    """Per cent right of the held-out images."""
+def options_and_rate(model, epochs, image_size, augmentation, factor):
     row = recipe.RECIPES["small"]
-    rate = factor * recipe.learning_rate(row, "sgd", model != "digits", row.batch_size)
-    options = Options(recipe="small", image_size=image_size, check=False, head="new" if model == "digits" else "auto")
-    options = dataclasses.replace(options, **AUGMENTATIONS[augmentation])
+    augmented = {
+        "none": recipe.NOT_AUGMENTED,
+        "recipe": recipe.augmentation(row, epochs),
+        "imagenet": recipe.augmentation(recipe.RECIPES["imagenet"], epochs),
+    }[augmentation]
+    head = "new" if model == "digits" else "auto"
+    options = Options(recipe="small", image_size=image_size, check=False, head=head, **augmented)
+    return options, round(factor * recipe.learning_rate(row, "sgd", model != "digits", row.batch_size), 5)
+
+
+def accuracy(data, model, epochs, seed, options, rate):
+    """Per cent right of the held-out images."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         result = train(
             data, model, f"{folder}/out", options, show=str, num_train_epochs=epochs, learning_rate=rate, seed=seed,
@@ -126,7 +127,6 @@ def main():
     journal = arguments.out / "runs.jsonl"
     lines = journal.read_text().splitlines() if journal.exists() else []
     known = {json.dumps(key): value for key, value in map(json.loads, lines)}
-    settings = repr((recipe.RECIPES["small"], AUGMENTATIONS["imagenet"]))
     cases = [
         (model, data, epochs, size)
         for model in arguments.model
@@ -138,10 +138,10 @@ def main():
     runs = [(case, cell, seed) for case in cases for cell in cells for seed in range(arguments.seeds)]
     found = {}
     for (model, data, epochs, size), (augmentation, factor), seed in tqdm(runs, unit="run"):
-        key = json.dumps([settings, model, data, epochs, size, augmentation, round(factor, 3), seed])
+        options, rate = options_and_rate(model, epochs, size, augmentation, factor)
+        key = json.dumps([model, data, epochs, seed, rate, repr(options)])
         if key not in known:
-            folder = class_folders(data, arguments.out)
-            known[key] = accuracy(folder, model, epochs, seed, size, augmentation, factor)
+            known[key] = accuracy(class_folders(data, arguments.out), model, epochs, seed, options, rate)
             with open(journal, "a") as file:
                 file.write(json.dumps([json.loads(key), known[key]]) + "\n")
         found.setdefault((model, data, epochs, size), {}).setdefault((augmentation, factor), []).append(known[key])

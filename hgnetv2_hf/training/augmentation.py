@@ -30,7 +30,8 @@ class Augmentation:
         crop_scale, crop_ratio (`tuple[float, float]`): of the random crop's area and aspect ratio; PaddleClas's defaults.
         shift (`float`, defaults to 0): with 0, the crop is PaddleClas's: anywhere inside the image, ``crop_scale`` in the image's
             area. Above 0 it keeps the scale that an evaluation shows: ``crop_scale`` in the area of the largest square, also above
-            1, and anywhere inside the image or up to this share of the square's side outside, where the border is repeated.
+            1, moved along the longer side, and in both directions by up to this share of the square's side; where that leaves the
+            image, its border is repeated.
         flip (`float`, defaults to 0.5): probability of a horizontal flip.
         rand_augment (`str`, defaults to `"rand-m7-mstd0.5-inc1"`): timm's notation, `"none"` for none.
         random_erasing (`float`, defaults to 0.25): probability; the erased pixels are noise.
@@ -97,7 +98,7 @@ class Augmentation:
         window = [max(1, round(math.sqrt(area) * aspect)), max(1, round(math.sqrt(area) / aspect))]
         corner = []
         for length, cut in zip(image.size, window):
-            reach = max(length - cut, 0) / 2 + self.shift * side
+            reach = (length - side) / 2 + self.shift * side
             corner.append(round((length - cut) / 2 + random.uniform(-reach, reach)))
         left, top = (max(0, -start) for start in corner)
         right, bottom = (max(0, start + cut - length) for start, cut, length in zip(corner, window, image.size))

@@ -18,6 +18,7 @@ class Recipe(NamedTuple):
     flip: float
     rand_augment: str
     random_erasing: float
+    augmented_from: float  # epochs; images that are seen fewer times are cropped as little as `NOT_AUGMENTED` says
     ema: Optional[float]
 
 
@@ -37,6 +38,7 @@ RECIPES = {
         flip=0.5,
         rand_augment="rand-m7-mstd0.5-inc1",
         random_erasing=0.25,
+        augmented_from=0,
         ema=None,
     ),
     # For hundreds to tens of thousands of images; chosen by `tests/compare_recipes.py`, see the README.md of this folder.
@@ -53,9 +55,11 @@ RECIPES = {
         flip=0.0,  # letters, digits and signs are not their mirror images
         rand_augment="none",
         random_erasing=0.0,
+        augmented_from=10,
         ema=None,
     ),
 }
+NOT_AUGMENTED = {"crop_scale": (1.0, 1.0), "shift": 0.0, "flip": 0.0, "rand_augment": "none", "random_erasing": 0.0}
 NAMES = ("auto", *RECIPES)
 IMAGENET_FROM = 10_000_000  # images seen during the training
 
@@ -104,6 +108,13 @@ def choose(name, images, epochs=None, images_seen=None):
         how = f"{images_seen:,} images seen"
     found = "imagenet" if images_seen >= IMAGENET_FROM else "small"
     return found, f"{how}; imagenet is for {IMAGENET_FROM:,} images seen and more"
+
+
+def augmentation(recipe, epochs):
+    """The defaults of the options of [`Augmentation`] for this many epochs."""
+    if epochs < recipe.augmented_from:
+        return NOT_AUGMENTED
+    return {name: getattr(recipe, name) for name in NOT_AUGMENTED}
 
 
 def training_arguments(recipe):

@@ -250,14 +250,17 @@ class _Run:
             images_seen = self.args.max_steps * accumulated
         name, why = recipe.choose(self.options.recipe, images, self.given.get("num_train_epochs"), images_seen)
         row = recipe.RECIPES[name]
-        erasing = 0.0 if self.options.teacher is not None else row.random_erasing
-        defaults = {**row._asdict(), "random_erasing": erasing, "recipe": name}
-        asked = {key: value for key, value in dataclasses.asdict(self.asked).items() if value is not None}
-        self.options = Options(
-            **{**{key: defaults[key] for key in defaults if hasattr(Options, key)}, **asked, "recipe": name}
-        )
         self.args = self._training_arguments(row)
+        epochs = self._epochs(images)
+        augmentation = recipe.augmentation(row, epochs)
+        if self.options.teacher is not None:
+            augmentation = {**augmentation, "random_erasing": 0.0}
+        defaults = {"warmup_epochs": row.warmup_epochs, "ema": row.ema, **augmentation, "recipe": name}
+        asked = {key: value for key, value in dataclasses.asdict(self.asked).items() if value is not None}
+        self.options = Options(**{**defaults, **asked, "recipe": name})
         self.show(f"recipe: {name} ({why})")
+        if epochs < row.augmented_from:
+            self.show(f"augmentation: hardly any, because {epochs:g} epochs are fewer than {row.augmented_from:g}")
         if self.options.rand_augment != "none" or self.options.random_erasing:
             timm("auto_augment")
         if self.options.ema is not None and (self.args.load_best_model_at_end or uses_fsdp(self.args)):
@@ -266,6 +269,15 @@ class _Run:
                 return
             other = "--load_best_model_at_end" if self.args.load_best_model_at_end else "FSDP"
             raise ConversionError(f"--ema averages the last weights of a whole model; {other} does not go with it.")
+
+    def _epochs(self, images):
+        """How often an image is seen; of a stream, as if never twice."""
+        if self.args.max_steps <= 0:
+            return self.args.num_train_epochs
+        if images is None:
+            return 1
+        per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return self.args.max_steps * per_step / images
 
     def _train(self, data, resumes):
         teacher, start = self._teacher_and_start(data)
