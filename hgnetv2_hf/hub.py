@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from .conversion.errors import ConversionError
@@ -30,6 +30,9 @@ def push_folder(folder, repo_id, private=False, create_pr=False):
     """
     Uploads a folder, after creating the repository if there is none.
 
+    The files arrive in one commit, so the repository holds all of them or is as it was. One that was created for them is empty
+    in between, and stays so where the program is killed there.
+
     Args:
         folder (`str` or `os.PathLike`): what to upload, in one commit.
         repo_id (`str`): `"user/name"`.
@@ -40,12 +43,13 @@ def push_folder(folder, repo_id, private=False, create_pr=False):
         `str`: the address of the repository, or of the pull request.
 
     Raises:
-        `ConversionError`: the Hub refuses or cannot be reached; what is there stays as it was, and so does the folder.
+        `ConversionError`: the Hub refuses or cannot be reached; what is there stays as it was, and so does the folder. The
+            message says where a new repository is left empty.
     """
-    api = HfApi()
+    api, is_new = HfApi(), False
     try:
         if not create_pr:
-            repo_id = _persistently(lambda: api.create_repo(repo_id, private=private, exist_ok=True)).repo_id
+            repo_id, is_new = _persistently(lambda: _create(api, repo_id, private))
         commit = _persistently(
             lambda: api.upload_folder(
                 folder_path=str(folder),
@@ -58,11 +62,27 @@ def push_folder(folder, repo_id, private=False, create_pr=False):
         failure = _network_failure(error)
         if failure is None:
             raise
+        left = f"the new repository is there and empty{_unless_unseen(failure)}; " if is_new else ""
         raise ConversionError(
-            f"{folder} is complete, but pushing it to {repo_id} failed: {_explain(failure, repo_id)}; try again with "
+            f"{folder} is complete, but pushing it to {repo_id} failed: {_explain(failure, repo_id)}; {left}try again with "
             f"`hf upload {repo_id} {folder}`."
         ) from error
     return commit.pr_url or f"{api.endpoint}/{repo_id}"
+
+
+def _create(api, repo_id, private):
+    """The repository's full name, and whether it was created here."""
+    try:
+        return api.create_repo(repo_id, private=private).repo_id, True
+    except HfHubHTTPError as error:
+        if _status(error) not in (403, 409):  # where it may exist, which the client finds out
+            raise
+        return api.create_repo(repo_id, private=private, exist_ok=True).repo_id, False
+
+
+def _unless_unseen(failure):
+    """A connection that broke may have done so behind the commit."""
+    return "" if _status(failure) else " (unless the commit arrived and only the answer was lost)"
 
 
 def _persistently(call):

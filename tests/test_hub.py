@@ -141,6 +141,24 @@ def test_a_refused_upload_is_one_sentence_and_the_folder_and_the_repository_stay
     assert hub.repositories == kept
 
 
+def test_an_upload_that_fails_says_where_it_left_a_new_repository_empty(hub, commands, tmp_path):
+    hub.repositories["somebody/old"] = Repository()
+    hub.fail("POST", "/api/models/somebody/new/commit/", *["cut"] * 12)
+    hub.fail("POST", "/api/models/somebody/(old|fresh)/commit/", *[500] * 12)
+    new, old, fresh, again = commands(
+        push(tmp_path / "one", "somebody/new"),
+        push(tmp_path / "two", "somebody/old"),
+        push(tmp_path / "three", "somebody/fresh"),
+        push(tmp_path / "four", "somebody/new"),  # created by the first
+    )
+    words = "failed: .*; the new repository is there and empty%s; try again with `hf upload somebody/"
+    assert new[0] == 1 and re.search(words % r" \(unless the commit arrived .*\)", new[1][0])
+    assert fresh[0] == 1 and re.search(words % "", fresh[1][0])
+    assert not hub.repositories["somebody/new"].files and not hub.repositories["somebody/fresh"].files
+    for status, lines in (old, again):
+        assert status == 1 and "is there and empty" not in lines[0]
+
+
 def test_train_pushes_the_whole_folder_at_the_end(hub, commands, tmp_path):
     options = ["--max_steps", "2", "--per_device_train_batch_size", "16", "--use_cpu", "--dataloader_num_workers", "0"]
     options += ["--rand-augment", "none", "--random-erasing", "0", "--eval_strategy", "no", "--save_strategy", "no"]
