@@ -439,7 +439,7 @@ def _verify(checkpoint, folder):
     report.checks.append("the outputs for a random image are finite")
     if report.task == "detection":
         report.not_checked.append(
-            "the detector's own program was not run (none can be installed); the programs above ran its backbone alone"
+            "the detector's own program was not run (none can be installed); comparisons are of its backbone alone"
         )
         reloaded = _backbone_of(reloaded)
         original, _ = split_detector(original, LAYOUTS[DETECTORS[report.layout].backbone_layout])
