@@ -33,11 +33,12 @@ from .conversion.errors import ConversionError
 from .conversion.folder import atomic_file, lock
 from .exported import is_exported, load_exported, top_labels
 from .folding import contains_hgnetv2
-from .image_files import UNREADABLE, counted, find_images, printable, printable_path, sentence
+from .image_files import UNREADABLE, find_images, printable, printable_path, sentence
 from .loading import load_image_processor
 from .optimize import optimize_for_inference
 from .precision import fastest_dtype, warn_if_emulated
 from .processes import in_main_process, number_of_processes
+from .wording import counted
 
 
 TABLES = (".csv", ".jsonl", ".parquet")

@@ -112,13 +112,20 @@ def _run_quickstart(arguments):
 
 
 def _add_list(commands):
-    _command(commands, "list", _run_list, "List variants and published checkpoints with accuracy and size.")
+    parser = _command(
+        commands, "list", _run_list, "List variants and published checkpoints with accuracy, size and address."
+    )
+    parser.add_argument("word", nargs="?", metavar="WORD", help="only this variant, layout or part of a name")
+    parser.add_argument("--short", action="store_true", help="leave the addresses out")
 
 
-def _run_list(_):
+def _run_list(arguments):
     from .listing import listing
 
-    print(listing())
+    try:
+        print(listing(arguments.word, arguments.short))
+    except LookupError as error:
+        return _fail(str(error))
 
 
 def _add_convert(commands):

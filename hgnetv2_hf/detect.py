@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 
 from .conversion.errors import ConversionError
 from .conversion.folder import atomic_folder, claim
-from .image_files import UNREADABLE, counted, find_images, printable, printable_path, sentence
+from .image_files import UNREADABLE, find_images, printable, printable_path, sentence
+from .wording import counted
 
 
 TABLES = {"csv": "detections.csv", "jsonl": "detections.jsonl"}

@@ -30,8 +30,9 @@ from .conversion.errors import ConversionError
 from .conversion.folder import atomic_folder, claim
 from .exported import DESCRIPTION, FORMATS, load_exported, openvino_core
 from .folding import FoldedConvLayer, contains_hgnetv2, fold, is_network
-from .image_files import UNREADABLE, counted, find_images, sentence
+from .image_files import UNREADABLE, find_images, sentence
 from .loading import load_backbone, load_image_processor
+from .wording import counted
 
 
 TOLERANCE = 1e-4

@@ -68,11 +68,6 @@ def printable(text):
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def counted(number, noun):
-    """`1 image`, `2 images`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def sentence(error):
     """An error's message in one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoImageProcessor
 from . import modeling_hgnetv2 as modeling
 from .folding import is_network
 from .image_processing_hgnetv2 import HGNetV2ImageProcessor
+from .wording import counted
 
 
 def load_backbone(
@@ -69,7 +70,7 @@ class LoadedBackbone:
     def __str__(self):
         name = f"PP-HGNetV2-{self.variant.upper()}" if self.variant else "an HGNetV2 with its own widths"
         lines = [
-            f"{self.source}: {name} put into {self.place}: {self.num_tensors} tensors, "
+            f"{self.source}: {name} put into {self.place}: {counted(self.num_tensors, 'tensor')}, "
             f"{self.num_parameters / 1e6:.2f} M parameters; everything else keeps its values"
         ]
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])

@@ -16,11 +16,13 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
+import hgnetv2_hf
 from hgnetv2_hf import benchmark as benchmark_module
 from hgnetv2_hf import digits
 from hgnetv2_hf.cli import main
+from hgnetv2_hf.listing import file_size, parameter_count
 from hgnetv2_hf.precision import is_native
-from hgnetv2_hf.published import PUBLISHED
+from hgnetv2_hf.published import PUBLISHED, Published
 from hgnetv2_hf.training.recipe import RECIPES
 from hgnetv2_hf.variants import VARIANTS
 from hgnetv2_hf.ways import DEFAULT_WAYS, WAYS
@@ -69,6 +71,63 @@ def test_list_shows_variants_and_published_checkpoints(capsys):
     for name in [*VARIANTS, *PUBLISHED]:
         assert re.search(rf"^{name}\s", printed, flags=re.MULTILINE)
     assert "83.57" in printed and "19.80 M" in printed
+    assert all(row.url in printed for row in PUBLISHED.values() if row.url) and "as PaddleClas publishes" in printed
+    assert max(map(len, printed.splitlines())) <= 123
+    assert main(["list", "--short"]) == 0
+    short = capsys.readouterr().out
+    assert "https://" not in short and max(map(len, short.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    "word, names",
+    [
+        ("B4", [name for name, row in PUBLISHED.items() if row.variant == "b4"]),
+        ("l", [name for name, row in PUBLISHED.items() if row.variant == "b4"]),
+        ("rtdetrv2", [name for name, row in PUBLISHED.items() if row.layout == "rtdetrv2"]),
+        ("obj2coco", ["dfine_s_obj2coco", "dfine_m_obj2coco", "dfine_l_obj2coco_e25", "dfine_x_obj2coco"]),
+        ("pico", []),
+    ],
+)
+def test_list_shows_only_what_matches_a_word(word, names, capsys):
+    assert main(["list", word]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in PUBLISHED] == names
+    variants = {PUBLISHED[name].variant for name in names} or {"pico"}
+    assert {line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in VARIANTS} == variants
+
+
+def test_list_without_a_match_is_one_sentence(capsys):
+    assert main(["list", "resnet"]) == 1
+    error = capsys.readouterr().err.strip()
+    assert "Nothing published matches 'resnet'" in error and len(error.splitlines()) == 1
+
+
+def test_list_imports_no_framework():
+    code = """
+import sys
+from hgnetv2_hf.cli import main
+main(["list"])
+assert not {"torch", "transformers", "numpy"} & set(sys.modules), sorted(sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_listed_sizes_are_those_of_the_models(name):
+    config, kind = hgnetv2_hf.HGNetV2Config.from_variant(name), hgnetv2_hf.HGNetV2Backbone
+    has_classifier = len(VARIANTS[name].stages) == 4
+    if has_classifier:
+        config, kind = hgnetv2_hf.PPHGNetV2Config.from_variant(name), hgnetv2_hf.PPHGNetV2ForImageClassification
+    with torch.device("meta"):
+        model = kind(config)
+        backbone = hgnetv2_hf.HGNetV2Backbone(hgnetv2_hf.HGNetV2Config.from_variant(name))
+    assert parameter_count(name) == sum(parameter.numel() for parameter in model.parameters())
+    for task, network in (("classification", model), ("backbone", backbone)):
+        tensors = [t for key, t in network.state_dict().items() if not key.endswith("num_batches_tracked")]
+        if has_classifier or task == "backbone":
+            size = file_size(Published(name, "file", "timm", task, url="https://x"))
+            assert size == 4 * sum(tensor.numel() for tensor in tensors)
 
 
 def test_benchmark_prints_machine_versions_and_ratios_and_draws_them(tmp_path, capsys):

@@ -392,7 +392,7 @@ def test_timm_arguments_that_agree_or_act_in_training_only_convert(timm_folder, 
 def test_verify_builds_the_timm_model_that_the_folder_declares(timm, timm_folder, tiny, tmp_path, monkeypatch):
     report = convert_checkpoint(timm_folder(), tmp_path / "other", verify=True)
     assert not [each for each in report.parity if each.program.startswith("timm")]
-    assert any("its hgnetv2_b0, built as config.json says, does not take these" in each for each in report.checks)
+    assert any("its hgnetv2_b0, built as config.json says, does not take these" in each for each in report.not_checked)
 
     torch.manual_seed(0)
     original = timm.create_model("hgnetv2_b0", num_classes=3, in_chans=3, drop_rate=0.2).eval()
@@ -497,6 +497,24 @@ def test_without_an_original_program_the_report_says_which_checks_were_made(tiny
     text = str(report) + (tmp_path / "out" / "README.md").read_text()
     for words in ("holds the same bits", "bit for bit", "finite", "PaddleClas was not run", "timm was not run"):
         assert text.count(words) >= 2, words
+    for program in ("PaddleClas", "timm"):
+        assert f"  not checked: {program} was not run" in text and f"\n- not checked: {program} was not run" in text
+        assert f"  checked: {program}" not in text and f"\n- {program}" not in text
+
+
+def test_one_of_something_is_not_called_many(tiny_fields, tmp_path):
+    config = hgnetv2_hf.PPHGNetV2Config(**tiny_fields, class_expand=24, num_labels=1)
+    model = randomize(hgnetv2_hf.PPHGNetV2ForImageClassification(config).eval())
+    folder = tmp_path / "timm"
+    folder.mkdir()
+    shutil.move(write_as(model, "timm", tmp_path), folder / "model.safetensors")
+    assert ", classification, 1 class: " in str(convert_checkpoint(folder, tmp_path / "out"))
+    (folder / "config.json").write_text(json.dumps({"label_names": ["only"], "mean": [0.5] * 2}))
+    with pytest.raises(ConversionError, match="has 2 values; the network takes 3 channels"):
+        convert_checkpoint(folder, tmp_path / "other")
+    (folder / "config.json").write_text(json.dumps({"label_names": ["a", "b"]}))
+    with pytest.raises(ConversionError, match="names 2 classes; its tensors have 1"):
+        convert_checkpoint(folder, tmp_path / "other")
 
 
 @pytest.mark.parametrize(

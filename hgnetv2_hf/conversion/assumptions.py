@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..image_processing_hgnetv2 import IMAGENET_MEAN, IMAGENET_STD
 from ..published import ASSETS
+from ..wording import counted
 from .errors import ConversionError
 from .timm_folder import REASON
 
@@ -64,7 +65,7 @@ def _per_channel(field, values, reason, channels):
     """One value per channel. Every program hands images over as RGB, of which a network with one channel sees the grey."""
     if channels not in (1, 3):
         raise ConversionError(
-            f"The classifier takes images of {channels} channels, and image processors give 3, or 1 for grey: only its network "
+            f"The classifier takes images of {counted(channels, 'channel')}, and image processors give 3, or 1 for grey: only its network "
             "converts (--task backbone)."
         )
     values = list(values) if isinstance(values, (list, tuple)) else [values]
@@ -77,7 +78,8 @@ def _per_channel(field, values, reason, channels):
     if channels == 1:
         return [sum(values) / len(values)], f"{reason}, averaged over the channels as timm does"
     raise ConversionError(
-        f"The {field} from {reason} has {len(values)} values; the network takes {channels} channels."
+        f"The {field} from {reason} has {counted(len(values), 'value')}; the network takes "
+        f"{counted(channels, 'channel')}."
     )
 
 
@@ -112,7 +114,7 @@ def _labels(source, num_labels):
         id2label, reason = source.declared["id2label"]
         if sorted(id2label) != list(range(num_labels)):
             raise ConversionError(
-                f"The configuration beside {source.path} names {len(id2label)} classes; its tensors have {num_labels}."
+                f"The configuration beside {source.path} names {counted(len(id2label), 'class', 'classes')}; its tensors have {num_labels}."
             )
         return {"labels": ("named", reason), "id2label": (id2label, "")}
     labels, reason = None, "1000 classes"

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from ..image_processing_hgnetv2 import HGNetV2ImageProcessor
 from ..variants import canonical_name
+from ..wording import counted
 from .architecture import name_variant, recognise_architecture
 from .assumptions import assume
 from .detectors import DETECTORS, recognise_detector
@@ -52,7 +53,9 @@ class ConversionReport:
     left_out: list[str]  # what the file holds and the folder does not
     checks: list[str]
     parity: list[Parity] = dataclasses.field(default_factory=list)
+    not_checked: list[str] = dataclasses.field(default_factory=list)  # what `verify` could not compare, and why
     repo_id: Optional[str] = None  # where it will be pushed
+    pushed_to: Optional[str] = None  # the address, afterwards
 
     @property
     def title(self):
@@ -60,16 +63,20 @@ class ConversionReport:
         return f"{DETECTORS[self.layout].title} with {network}" if self.task == "detection" else network
 
     def __str__(self):
-        head = f", {self.num_labels} classes" if self.num_labels else ""
+        head = f", {counted(self.num_labels, 'class', 'classes')}" if self.num_labels else ""
+        tensors = counted(self.num_tensors, "tensor")
         lines = [
             f"{self.source} -> {self.output_dir}",
-            f"  {self.title}, {self.task}{head}: {self.num_tensors} tensors, {self.num_parameters / 1e6:.2f} M parameters",
+            f"  {self.title}, {self.task}{head}: {tensors}, {self.num_parameters / 1e6:.2f} M parameters",
             f"  layout {self.layout}, model type {self.model_type}, SHA-256 {self.sha256[:16]}…",
             "  assumed, because no tensor shows it:",
             *(f"    {field} = {value} ({reason})" for field, (value, reason) in self.assumed.items()),
             *(f"  left out: {what}" for what in self.left_out),
             *(f"  checked: {check}" for check in [*self.checks, *map(str, self.parity)]),
+            *(f"  not checked: {what}" for what in self.not_checked),
         ]
+        if self.pushed_to is not None:
+            lines.append(f"  pushed to {self.pushed_to}")
         return "\n".join(lines)
 
 
@@ -149,7 +156,7 @@ def convert_checkpoint(
     if push_to_hub is not None:
         from ..hub import push_folder
 
-        report.checks.append(f"pushed to {push_folder(output_dir, push_to_hub, private, create_pr)}")
+        report.pushed_to = push_folder(output_dir, push_to_hub, private, create_pr)
     return report
 
 
@@ -279,7 +286,7 @@ def _report(source, model, layout, variant, task, assumed, left_out, num_tensors
 
 def _left_out(tensors, others, task):
     """What the file holds and the folder will not, in words."""
-    left_out = [f"{len(others)} tensors of the detector"] if others else []
+    left_out = [f"{counted(len(others), 'tensor')} of the detector"] if others else []
     if task == "backbone":
         left_out += sorted(filter(is_head, tensors))
     types = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()} - {"float32", "int64"}
@@ -431,20 +438,22 @@ def _verify(checkpoint, folder):
         raise ConversionError("The converted model computes values that are not finite.")
     report.checks.append("the outputs for a random image are finite")
     if report.task == "detection":
-        report.checks.append(
-            "the original detector was not run (none can be installed); what follows is about its backbone alone"
+        report.not_checked.append(
+            "the detector's own program was not run (none can be installed); the programs above ran its backbone alone"
         )
         reloaded = _backbone_of(reloaded)
         original, _ = split_detector(original, LAYOUTS[DETECTORS[report.layout].backbone_layout])
         report.parity, notes = verify_original(reloaded, report.variant, report.layout, original)
-        report.checks += notes
+        report.not_checked += notes
         return
     back = rename_back(read, LAYOUTS[report.layout])
     compared = [name for name in back if name in original]
     if len(compared) == len(back) and all(_equal(back[name], original[name]) for name in compared):
-        report.checks.append(f"renamed back, {len(back)} tensors equal the source's bit for bit")
+        report.checks.append(
+            f"renamed back, {counted(len(back), 'tensor')} of the folder are the source's bit for bit"
+        )
     report.parity, notes = verify_original(reloaded, report.variant, report.layout, original, checkpoint.timm)
-    report.checks += notes
+    report.not_checked += notes
 
 
 def _backbone_of(detector):

@@ -9,6 +9,7 @@ import transformers
 
 from ..configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
 from ..published import ASSETS
+from ..wording import counted
 from .anchors import image_size_of
 from .architecture import Shapes, name_variant, recognise_architecture
 from .detectors import DETECTORS, rename_detector
@@ -57,7 +58,7 @@ def read_detector(source, key, content, family=None):
     fields = recognise_architecture(backbone)
     if fields["num_channels"] != 3:
         raise ConversionError(
-            f"The detector takes images of {fields['num_channels']} channels; its image processor in Transformers gives 3: only "
+            f"The detector takes images of {counted(fields['num_channels'], 'channel')}; its image processor in Transformers gives 3: only "
             "its network converts (--task backbone)."
         )
     shapes = Shapes(tensors)
@@ -80,8 +81,9 @@ def read_detector(source, key, content, family=None):
     # up and reg_scale are whole numbers in some files
     tensors = {name: t if is_counter(name) else checked_weight(name, t) for name, t in tensors.items()}
     model = _load(detector, values, with_memory_of_their_own(tensors))
-    left_out = [name for name in content if any(re.search(pattern, name) for pattern in detector.computed)]
-    left_out = [f"{len(left_out)} counters and constants that the network computes itself"] if left_out else []
+    computed = sum(any(re.search(pattern, name) for pattern in detector.computed) for name in content)
+    what = counted(computed, "counter or constant", "counters and constants")
+    left_out = [f"{what} that the network computes itself"] if computed else []
     return model, _image_processor(detector, assumed), name_variant(fields), assumed, left_out
 
 
@@ -190,7 +192,9 @@ def _points(scale):
 def _rtdetr_fields(shapes, content, common, assumed):
     bottlenecks = shapes.count("model.encoder.fpn_blocks.0.bottlenecks")
     if bottlenecks != 3:
-        raise ConversionError(f"The neck has {bottlenecks} bottlenecks in a block; Transformers' RT-DETR has 3.")
+        raise ConversionError(
+            f"The neck has {counted(bottlenecks, 'bottleneck')} in a block; Transformers' RT-DETR has 3."
+        )
     width = shapes.of("model.encoder.fpn_blocks.0.conv1.conv.weight", 4)[0]
     offsets = shapes.of("model.decoder.layers.0.encoder_attn.sampling_offsets.weight", 2)[0]
     return {

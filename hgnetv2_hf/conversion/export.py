@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from ..wording import counted
 from .convert import read_checkpoint
 from .errors import ConversionError
 from .folder import atomic_file
@@ -31,7 +32,7 @@ class ExportReport:
     notes: list[str]  # where the other program computes something else than the folder
 
     def __str__(self):
-        lines = [f"{self.source} -> {self.output}", f"  layout {self.layout}, {self.num_tensors} tensors"]
+        lines = [f"{self.source} -> {self.output}", f"  layout {self.layout}, {counted(self.num_tensors, 'tensor')}"]
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 

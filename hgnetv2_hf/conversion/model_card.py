@@ -218,8 +218,11 @@ def _assumed(report):
 
 
 def _checks(report):
-    parity = [str(each) for each in report.parity] or ["no original program was run: convert with `--verify` for that"]
-    return ["## Checked", "", *(f"- {check}" for check in [*report.checks, *parity]), ""]
+    checks = [f"- {check}" for check in [*report.checks, *map(str, report.parity)]]
+    not_checked = report.not_checked or (
+        [] if report.parity else ["no original program was run: convert with `--verify` for that"]
+    )
+    return ["## Checked", "", *checks, *(f"- not checked: {what}" for what in not_checked), ""]
 
 
 def _credits(report, row):

@@ -15,6 +15,7 @@ from typing import Union
 import numpy as np
 import torch
 
+from ..wording import counted
 from .errors import ConversionError
 from .folder import atomic_file
 from .nesting import unwrap
@@ -123,7 +124,7 @@ class _Array:
         for size in shape:
             expected *= size
         if expected != len(data):
-            raise ConversionError(f"an array of shape {shape} has {len(data)} bytes instead of {expected}.")
+            raise ConversionError(f"an array of shape {shape} has {counted(len(data), 'byte')} instead of {expected}.")
         self.value = np.frombuffer(data, dtype=dtype.name).reshape(shape, order="F" if is_fortran else "C")
 
 

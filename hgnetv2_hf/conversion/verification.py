@@ -15,6 +15,7 @@ import torch
 
 from ..configuration_hgnetv2 import PADDLE_EPSILON
 from ..variants import STAGE_FIELDS
+from ..wording import counted
 from .errors import ConversionError
 from .layouts import LAYOUTS, is_counter, rename_back
 from .paddle_file import write_paddle_file
@@ -127,7 +128,7 @@ def _difference(ours, pixel_values, answer):
             computed["logits"] = ours._head(last)
     names = [name for name in computed if name in answer]
     difference = max(_relative_difference(computed[name].numpy(), answer[name]) for name in names)
-    return difference, f"{len(maps)} feature maps" + (" and the logits" if "logits" in names else "")
+    return difference, counted(len(maps), "feature map") + (" and the logits" if "logits" in names else "")
 
 
 def _relative_difference(ours, original):
