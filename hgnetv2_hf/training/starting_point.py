@@ -88,6 +88,10 @@ def _load(name):
                 f"{name} is no image classifier but {', '.join(config.architectures or ['unknown'])}; convert a classifier, "
                 "or start from a variant (b0 … b6)."
             )
+        if getattr(config, "num_channels", 3) != 3:
+            raise ConversionError(
+                f"{name} takes images of {config.num_channels} channels; training prepares RGB only."
+            )
         return config, load_image_processor(name)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ConversionError(f"{name} is no classifier that can be loaded: {sentence(error)[:300]}") from error
