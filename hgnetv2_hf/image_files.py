@@ -13,6 +13,11 @@ IMAGE_SUFFIXES = tuple(PIL.Image.registered_extensions())
 UNREADABLE = (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError)  # what Pillow raises for a bad file
 
 
+def is_image_name(name):
+    """Whether a file in a folder is taken for an image: by its ending, unless it is hidden, as macOS's `._photo.jpg` is."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
 def find_images(paths):
     """
     Args:
@@ -42,8 +47,8 @@ def _files(path):
                 inside.clear()
                 continue
             seen.add(place)
-            inside.sort()
-            yield from (os.path.join(folder, name) for name in sorted(names) if name.lower().endswith(IMAGE_SUFFIXES))
+            inside[:] = sorted(name for name in inside if not name.startswith("."))
+            yield from (os.path.join(folder, name) for name in sorted(names) if is_image_name(name))
     elif os.path.exists(path):
         yield path
     else:

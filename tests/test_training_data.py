@@ -188,3 +188,62 @@ def test_the_small_recipe_keeps_the_scale_that_an_evaluation_shows():
     inside = [side for side in sides if side > 8]
     assert len(inside) > 100 and np.mean(inside) == pytest.approx(12, rel=0.15)
     assert augmentation(image, (0, 0, 1)).equal(augmentation(image, (0, 0, 1)))
+
+
+def test_every_validation_image_counts_when_a_last_training_image_is_left_out(scans, tiny, tmp_path):  # noqa: F811
+    shutil.copytree(scans, tmp_path / "data")
+    extra = next((scans / "train" / "0").iterdir())
+    shutil.copy(extra, tmp_path / "data" / "train" / "0" / "extra.png")  # 49 images in batches of 8
+    result = quick(tmp_path / "data", tiny, tmp_path / "out", num_train_epochs=1, per_device_eval_batch_size=16)
+    assert result.metrics["steps"] == 6
+    assert sum(row["images"] for row in result.metrics["per_class"].values()) == 24
+
+
+def test_class_weights_ignore_classes_that_are_not_there(scans, tiny, tmp_path):  # noqa: F811
+    for part in ("train", "val"):
+        for name in "01":
+            shutil.copytree(scans / part / name, tmp_path / "data" / part / name)
+    options, found = {"head": "keep", **NO_AUGMENTATION}, []
+    for weighted in (False, True):
+        result = quick(
+            tmp_path / "data", tiny, tmp_path / str(weighted), Options(**options, class_weights=weighted), max_steps=3,
+            learning_rate=0.01,
+        )  # fmt: skip
+        found.append(result.metrics["train_loss"])
+    assert found[1] == pytest.approx(found[0], rel=1e-5)  # both classes have as many images
+
+
+@pytest.mark.parametrize("options", [{"early_stopping": 1, "validation_fraction": 0.0}, {"class_weights": True}])
+def test_options_without_effect_are_refused(options, scans, tiny, tmp_path):  # noqa: F811
+    if "class_weights" in options:
+        options = {**options, "teacher": str(tiny)}
+    with pytest.raises(ConversionError, match="--early-stopping needs|--class-weights is about"):
+        quick(scans / "train", tiny, tmp_path / "out", Options(**NO_AUGMENTATION, **options), max_steps=1)
+
+
+def test_hidden_files_and_folders_are_not_data(tmp_path):
+    folder = make(tmp_path / "data", several("animals/cat", "plants/rose", "plants/.copies"))
+    (folder / "animals" / "._cover.png").write_bytes((folder / "animals/cat/0.png").read_bytes())
+    with pytest.raises(ConversionError, match="--class-folders"):
+        load_data(str(folder))
+    make(folder, ["animals/cover.png"])
+    data = load_data(str(folder), class_folders="inner", validation_fraction=0.0)
+    assert data.classes == ["cat", "rose"] and len(data.train) == 8
+
+
+@pytest.mark.parametrize("link, target", [("train/c", "train/a"), ("val", "train")])
+def test_links_that_use_images_twice_are_refused(link, target, tmp_path):
+    folder = make(tmp_path / "data", several("train/a", "train/b"))
+    (folder / link).symlink_to(folder / target)
+    with pytest.raises(ConversionError, match="are the same folder"):
+        load_data(str(folder))
+
+
+def test_a_class_whose_name_is_no_text_is_refused(tmp_path):
+    with pytest.raises(ConversionError, match="is no UTF-8"):
+        load_data(str(make(tmp_path / "data", several("a", "b\udcff"))))
+
+
+def test_a_model_that_is_not_there_is_one_sentence_without_a_network(scans, tmp_path):  # noqa: F811
+    with pytest.raises(ConversionError, match="There is no folder b9, and no variant"):
+        quick(scans, "b9", tmp_path / "out")

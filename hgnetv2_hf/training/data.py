@@ -22,7 +22,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..conversion.errors import ConversionError
-from ..image_files import IMAGE_SUFFIXES, UNREADABLE, find_images, sentence
+from ..image_files import UNREADABLE, find_images, is_image_name, sentence
 from ..image_processing_hgnetv2 import to_rgb
 
 
@@ -107,7 +107,8 @@ class ImageFiles(Sequence):
         return os.fsdecode(bytes(self.paths[index]))
 
     def key(self, index):
-        return os.path.abspath(self.name(index))
+        name = self.name(index)
+        return f"{os.path.abspath(name)} {os.path.getsize(name) if os.path.exists(name) else None}"
 
 
 class _Arrays(Sequence):
@@ -273,7 +274,7 @@ def _image_folder(folder, needs_labels, class_folders):
             "only be learnt from with --teacher."
         )
     train = _labelled_files(train_folder, classes) if classes else Split(ImageFiles(find_images([train_folder])), None)
-    validation = None
+    validation, used = None, list(classes.values())
     if validation_folder is not None:
         found = _class_folders(validation_folder, class_folders)
         unknown = sorted(set(found) - set(classes))
@@ -284,6 +285,8 @@ def _image_folder(folder, needs_labels, class_folders):
         classes = classes or found
         places = {name: found.get(name, []) for name in classes}
         validation = _labelled_files(validation_folder, places, may_lack_classes=True)
+        used += places.values()
+    _refuse_the_same_folder_twice(used)
     understood = _understood(train_folder, validation_folder, classes, unused)
     return Data(
         str(folder), train, validation, list(classes) or None, str(validation_folder or ""), understood=understood
@@ -320,8 +323,10 @@ def _class_folders(folder, class_folders):
     """The name of each class and its folders. Where folders hold nothing but folders, ``class_folders`` says which are meant."""
     outer = {entry.name: [Path(entry.path)] for entry in _folders(folder)}
     inside = {name: _folders(path) for name, (path,) in outer.items()}
+    if class_folders == "inner" and outer and not any(inside.values()):
+        raise ConversionError(f"{folder} holds no folders in its folders; leave --class-folders inner out.")
     are_nested = any(inside.values()) and not any(_holds_images(path) for (path,) in outer.values())
-    if not are_nested or class_folders == "outer":
+    if class_folders == "outer" or (class_folders is None and not are_nested):
         return outer
     inner = {}
     for entries in inside.values():
@@ -336,8 +341,20 @@ def _class_folders(folder, class_folders):
     )
 
 
+def _refuse_the_same_folder_twice(places):
+    """Links can make one folder two classes, or a part of both parts."""
+    seen = {}
+    for place in (place for each in places for place in each):
+        real = os.path.realpath(place)
+        if real in seen:
+            raise ConversionError(
+                f"{seen[real]} and {place} are the same folder, so its images would be used twice; remove a link."
+            )
+        seen[real] = place
+
+
 def _holds_images(folder):
-    return any(entry.is_file() and entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in os.scandir(folder))
+    return any(entry.is_file() and is_image_name(entry.name) for entry in os.scandir(folder))
 
 
 def _some(names, limit=5):
@@ -463,6 +480,13 @@ def _check_classes(data):
 
 
 def _check_names(data):
+    for name in data.classes:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise ConversionError(
+                f"{data.title} has a class whose name is no UTF-8, {name!a}; rename its folder."
+            ) from error
     if len(data.classes) < 2:
         raise ConversionError(f"{data.title} has one class only, {data.classes[0]}; a classifier needs two.")
 

@@ -196,6 +196,8 @@ class _Run:
             )
         self.is_main = self.args.process_index == 0
         self.show = show if self.is_main else lambda line: None
+        if options.class_weights and options.teacher is not None:
+            raise ConversionError("--class-weights is about labels, which --teacher does not look at.")
         if options.streaming and self.args.max_steps <= 0:
             raise ConversionError("A stream has no length: say --max_steps.")
         if options.streaming and (options.classes or options.images_per_class):
@@ -260,7 +262,7 @@ class _Run:
         self.options = Options(**{**defaults, **asked, "recipe": name})
         self.show(f"recipe: {name} ({why})")
         if epochs < row.augmented_from:
-            self.show(f"augmentation: hardly any, because {epochs:g} epochs are fewer than {row.augmented_from:g}")
+            self.show(f"augmentation: the largest crop that fits, as for less than {row.augmented_from:g} epochs")
         if self.options.rand_augment != "none" or self.options.random_erasing:
             timm("auto_augment")
         if self.options.ema is not None and (self.args.load_best_model_at_end or uses_fsdp(self.args)):
@@ -410,6 +412,8 @@ class _Run:
         train_dataset, eval_dataset = self._datasets(data, start.image_processor, labelled=teacher is None)
         if eval_dataset is None:
             args.eval_strategy = "no"
+            if options.early_stopping is not None:
+                raise ConversionError("--early-stopping needs images to validate with, and there are none.")
         measure = Accuracy(len(start.classes))
         common = {
             "model": start.model,
@@ -622,8 +626,9 @@ def _class_weights(split, classes):
     """Weights that give every class the same share of the loss; 1 on average over the images."""
     if isinstance(split, Stream) or split.labels is None:
         raise ConversionError("--class-weights needs images with classes that are no stream.")
-    counts = torch.bincount(torch.tensor(split.labels), minlength=classes).clamp(min=1)
-    return len(split) / (classes * counts.float())
+    counts = torch.bincount(torch.tensor(split.labels), minlength=classes)
+    weights = len(split) / (int((counts > 0).sum()) * counts.float())
+    return torch.where(counts > 0, weights, 0.0)
 
 
 def _answers(teacher, split, args):

@@ -81,6 +81,10 @@ def load_starting_point(name, classes, from_scratch=False, head="auto"):
 
 
 def _load(name):
+    if not os.path.isdir(name) and "/" not in str(name):
+        raise ConversionError(
+            f"There is no folder {name}, and no variant (b0 … b6, l, x, h) or published checkpoint of this name (see `hgnetv2-hf list`)."
+        )
     try:
         config = AutoConfig.from_pretrained(name)
         if not any("ForImageClassification" in each for each in config.architectures or []):

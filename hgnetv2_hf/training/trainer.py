@@ -86,9 +86,25 @@ class ClassifierTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
         outputs = model(**inputs)
-        smoothing, weights = (self.args.label_smoothing_factor, self.class_weights) if model.training else (0.0, None)
-        loss = F.cross_entropy(at_least_float32(outputs.logits), labels, weights, label_smoothing=smoothing)
+        logits, smoothing = (
+            at_least_float32(outputs.logits),
+            self.args.label_smoothing_factor if model.training else 0.0,
+        )
+        if model.training and self.class_weights is not None:
+            # Weights of the images: PyTorch's own weights would multiply the smoothed part of every class too.
+            weights = self.class_weights.to(logits.dtype)[labels]
+            losses = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+            loss = (losses * weights).sum() / weights.sum()
+        else:
+            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
         return (loss, outputs) if return_outputs else loss
+
+    def get_eval_dataloader(self, *args, **kwargs):
+        dropped, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False  # that is about training
+        try:
+            return super().get_eval_dataloader(*args, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = dropped
 
     def evaluate(self, *args, **kwargs):
         with self.moving_average.applied() if self.moving_average is not None else contextlib.nullcontext():
