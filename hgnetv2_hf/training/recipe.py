@@ -41,7 +41,7 @@ RECIPES = {
         augmented_from=0,
         ema=None,
     ),
-    # For hundreds to tens of thousands of images; chosen by `tests/compare_recipes.py`, see the README.md of this folder.
+    # For hundreds to tens of thousands of images. What was measured, and what was not, stands in the README.md of this folder.
     "small": Recipe(
         epochs=30,
         batch_size=32,
