@@ -63,9 +63,7 @@ class ModelExport:
     outputs: list[str]
     shapes: str  # which inputs it takes
     int8: bool
-    difference: Optional[
-        float
-    ]  # relative to the original model's outputs; `None` where a detector's queries tie: see `notes`
+    difference: Optional[float]  # relative to the original model's outputs; `None` where a detector's queries tie
     size: int  # bytes
     notes: list[str]
 

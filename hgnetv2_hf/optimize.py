@@ -91,9 +91,7 @@ class OptimizedForInference:
     def _as_computed(self, pixel_values):
         if not isinstance(pixel_values, torch.Tensor) or pixel_values.ndim != 4:
             return pixel_values  # the model's own message
-        is_checked = (
-            pixel_values.device.type == "cpu" and not is_tracing()
-        )  # a graph has no place for an answer in Python
+        is_checked = pixel_values.device.type == "cpu" and not is_tracing()  # a graph has no place for a Python answer
         if is_checked and not pixel_values.sum(dtype=torch.float64).isfinite():
             raise ValueError("`pixel_values` holds NaN or infinite values, which a fused clamp would hide.")
         return pixel_values.to(_first_parameter(self).dtype).contiguous(memory_format=torch.channels_last)

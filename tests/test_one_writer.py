@@ -107,8 +107,10 @@ def test_a_killed_process_and_its_children_lock_nobody_out(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         os.kill(child, 0)  # it lives, as a data loader's worker does for a while
+        (leftover,) = tmp_path.iterdir()
+        leftover.write_text("123456789012")  # a number longer than ours
         with claim(tmp_path / "out"):
-            pass
+            assert leftover.read_text() == str(os.getpid())
     finally:
         os.kill(child, signal.SIGKILL)
     assert not list(tmp_path.iterdir())

@@ -121,6 +121,7 @@ def _locked(path):
             )
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.stat(path)):
+                os.ftruncate(handle, 0)  # a killed process left its number
                 os.write(handle, str(os.getpid()).encode())
                 return handle
         os.close(handle)  # its last holder removed it between the two lines above

@@ -178,7 +178,8 @@ def model_card(metrics, start, where, has_curves):
     )
     skipped = f" {len(metrics['skipped'])} images could not be read and were left out." if metrics["skipped"] else ""
     settings = {**metrics["training_arguments"], "learning_rate": metrics["learning_rate"], **metrics["options"]}
-    settings.pop("teacher", None)
+    for name in ("teacher", "draw_data"):  # stands above; changes nothing
+        settings.pop(name, None)
     return "\n".join(
         [
             "---",

@@ -186,9 +186,8 @@ class _Run:
             check_repository(self.repo_id)
         if options.early_stopping is not None:
             self.given.setdefault("load_best_model_at_end", True)
-        self.args = self._training_arguments(
-            recipe.RECIPES["imagenet"]
-        )  # the data say which, but processes come first
+        # The data will say which recipe, but what follows concerns the processes, which have to find each other first.
+        self.args = self._training_arguments(recipe.RECIPES["imagenet"])
         if self.args.world_size != number_of_processes():
             raise ConversionError(
                 f"The launcher started {number_of_processes()} processes, and {self.args.world_size} would train together: start one "
