@@ -298,7 +298,7 @@ def _parts(folder):
     names = [entry.name for entry in _folders(folder)]
     trains, held_outs = ([name for name in names if name.lower() in part] for part in (TRAIN_NAMES, VALIDATION_NAMES))
     held_outs.sort(key=lambda name: VALIDATION_NAMES.index(name.lower()))
-    for same in (trains, [name for name in held_outs if held_outs and name.lower() == held_outs[0].lower()]):
+    for same in (trains, [name for name in held_outs if name.lower() == held_outs[0].lower()]):
         if len(same) > 1:
             raise ConversionError(f"{folder} holds {' and '.join(same)}, which mean the same part; keep one of them.")
     others = [name for name in names if name not in trains and name not in held_outs]
@@ -306,9 +306,8 @@ def _parts(folder):
         raise ConversionError(
             f"{folder} holds {' and '.join(held_outs)} but no train; name the folder to learn from train."
         )
-    if not trains or (
-        others and not _folders(folder / trains[0])
-    ):  # a class may be called train, or test, among others
+    are_classes = not trains or (others and not _folders(folder / trains[0]))  # one may be called train, or test
+    if are_classes:
         return folder, None, []
     validation = folder / held_outs[0] if held_outs else None
     return folder / trains[0], validation, [*held_outs[1:], *others]

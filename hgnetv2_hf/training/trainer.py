@@ -86,10 +86,8 @@ class ClassifierTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
         outputs = model(**inputs)
-        logits, smoothing = (
-            at_least_float32(outputs.logits),
-            self.args.label_smoothing_factor if model.training else 0.0,
-        )
+        logits = at_least_float32(outputs.logits)
+        smoothing = self.args.label_smoothing_factor if model.training else 0.0
         if model.training and self.class_weights is not None:
             # Weights of the images: PyTorch's own weights would multiply the smoothed part of every class too.
             weights = self.class_weights.to(logits.dtype)[labels]
