@@ -2,7 +2,7 @@
 
 import sys
 
-from hgnetv2_hf.conversion.whole_set import main
+from hgnetv2_hf.cli.convert_all import main
 
 
 if __name__ == "__main__":

@@ -7,13 +7,15 @@ from .registration import register, unregister
 
 
 if TYPE_CHECKING:
-    from .configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
-    from .conversion import ConversionError, ConversionReport, ExportReport, convert_checkpoint, export_weights
-    from .exported import load_exported
-    from .exporting import export_model
-    from .image_processing_hgnetv2 import HGNetV2ImageProcessor, HGNetV2ImageProcessorFast
-    from .loading import LoadedBackbone, load_backbone, load_backbone_into
-    from .modeling_hgnetv2 import (
+    from .backbone import LoadedBackbone, load_backbone, load_backbone_into
+    from .conversion import ConversionReport, ExportReport, convert_checkpoint, export_weights
+    from .errors import ConversionError, HGNetV2Error
+    from .inference.export import export_model
+    from .inference.optimize import optimize_for_inference
+    from .inference.runtime import load_exported
+    from .model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+    from .model.image_processing_hgnetv2 import HGNetV2ImageProcessor, HGNetV2ImageProcessorFast
+    from .model.modeling_hgnetv2 import (
         HGNetV2Backbone,
         HGNetV2ForImageClassification,
         HGNetV2Model,
@@ -22,8 +24,7 @@ if TYPE_CHECKING:
         PPHGNetV2ForImageClassification,
         PPHGNetV2Model,
     )
-    from .optimize import optimize_for_inference
-    from .stochastic_depth import set_drop_path_rate
+    from .training.stochastic_depth import set_drop_path_rate
 
 
 __version__ = "0.1.0"
@@ -31,16 +32,15 @@ __version__ = "0.1.0"
 # The same names again for the interpreter: the models cost two seconds of imports inside Transformers, and only those
 # who use them shall pay.
 _MODULE_OF = {
-    **dict.fromkeys(("HGNetV2Config", "PPHGNetV2Config"), "configuration_hgnetv2"),
-    **dict.fromkeys(
-        ("ConversionError", "ConversionReport", "ExportReport", "convert_checkpoint", "export_weights"), "conversion"
-    ),
-    **dict.fromkeys(("HGNetV2ImageProcessor", "HGNetV2ImageProcessorFast"), "image_processing_hgnetv2"),
-    **dict.fromkeys(("LoadedBackbone", "load_backbone", "load_backbone_into"), "loading"),
-    "export_model": "exporting",
-    "load_exported": "exported",
-    "optimize_for_inference": "optimize",
-    "set_drop_path_rate": "stochastic_depth",
+    **dict.fromkeys(("HGNetV2Config", "PPHGNetV2Config"), "model.configuration_hgnetv2"),
+    **dict.fromkeys(("ConversionError", "HGNetV2Error"), "errors"),
+    **dict.fromkeys(("ConversionReport", "ExportReport", "convert_checkpoint", "export_weights"), "conversion"),
+    **dict.fromkeys(("HGNetV2ImageProcessor", "HGNetV2ImageProcessorFast"), "model.image_processing_hgnetv2"),
+    **dict.fromkeys(("LoadedBackbone", "load_backbone", "load_backbone_into"), "backbone"),
+    "export_model": "inference.export",
+    "load_exported": "inference.runtime",
+    "optimize_for_inference": "inference.optimize",
+    "set_drop_path_rate": "training.stochastic_depth",
 }
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "ExportReport",
     "HGNetV2Backbone",
     "HGNetV2Config",
+    "HGNetV2Error",
     "HGNetV2ForImageClassification",
     "HGNetV2ImageProcessor",
     "HGNetV2ImageProcessorFast",
@@ -75,7 +76,7 @@ __all__ = [
 def __getattr__(name):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = _MODULE_OF.get(name, "modeling_hgnetv2")
+    module = _MODULE_OF.get(name, "model.modeling_hgnetv2")
     return getattr(importlib.import_module(f".{module}", __name__), name)
 
 

@@ -57,7 +57,7 @@ def _on_import(module):
 
 
 def _register_configurations(module):
-    from . import compat
+    from .model import compat
 
     mapping = module.CONFIG_MAPPING
     for model_type, name in CONFIGURATIONS.items():
@@ -81,9 +81,9 @@ def _register_models(module):
 
 
 def _register_image_processors(module):
-    from . import compat
-    from .configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
-    from .image_processing_hgnetv2 import HGNetV2ImageProcessor, HGNetV2ImageProcessorFast
+    from .model import compat
+    from .model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+    from .model.image_processing_hgnetv2 import HGNetV2ImageProcessor, HGNetV2ImageProcessorFast
 
     torchvision_form = HGNetV2ImageProcessorFast if compat.torchvision_image_processor_base() else None
     entry = compat.image_processor_entry(module, HGNetV2ImageProcessor, torchvision_form)
@@ -98,7 +98,7 @@ def _register_image_processors(module):
 def _register_absence_of_video(module):
     # `pipeline` of 5.x looks for a video processor in every folder, and stops to ask whether it may run the folder's code
     # unless the configuration is known here.
-    from .configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+    from .model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
 
     for config_class in (HGNetV2Config, PPHGNetV2Config):
         _put(module.VIDEO_PROCESSOR_MAPPING._extra_content, config_class, {})

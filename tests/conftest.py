@@ -8,10 +8,11 @@ import pytest
 import torch
 
 
-sys.path.insert(0, str(Path(__file__).parent))  # for goldens/ and oracle scripts
-
 GOLDENS = Path(__file__).parent / "goldens"
-ORACLE = Path(__file__).parent / "oracle_paddleclas.py"
+PROGRAMS = Path(__file__).parent / "programs"
+ORACLE = PROGRAMS / "oracle_paddleclas.py"
+sys.path[:0] = [str(PROGRAMS), str(GOLDENS.parent)]
+
 GOLDEN_FILES = {
     "paddleclas_b0": ".pdparams",
     "paddleclas_b4": ".pdparams",
@@ -141,6 +142,37 @@ TINY_FIELDS = {
 @pytest.fixture
 def tiny_fields():
     return dict(TINY_FIELDS)
+
+
+@pytest.fixture(scope="session")
+def scans(tmp_path_factory):
+    """Scans of the digits as an image folder with `train` and `val`: 12 and 6 of each of four classes."""
+    from hgnetv2_hf.data.digits import load_held_out
+
+    folder = tmp_path_factory.mktemp("scans")
+    images, labels = load_held_out()
+    labels = np.array(labels)
+    for digit in "0123":
+        members = np.flatnonzero(labels == int(digit))
+        for part, chosen in (("train", members[:12]), ("val", members[12:18])):
+            (folder / part / digit).mkdir(parents=True)
+            for index in chosen:
+                images[index].convert("RGB").save(folder / part / digit / f"{index:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A classifier of a few thousand weights with four classes, and its image processor."""
+    import hgnetv2_hf
+
+    folder = tmp_path_factory.mktemp("tiny")
+    config = hgnetv2_hf.PPHGNetV2Config(
+        **TINY_FIELDS, class_expand=24, id2label=dict(enumerate("0123")), label2id={str(i): i for i in range(4)}
+    )
+    randomize(hgnetv2_hf.PPHGNetV2ForImageClassification(config)).save_pretrained(folder)
+    hgnetv2_hf.HGNetV2ImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder)
+    return folder
 
 
 def golden_input(golden, dtype):

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from hgnetv2_hf.cli import main
-from hgnetv2_hf.listing import parameter_count
-from hgnetv2_hf.published import PUBLISHED
+from hgnetv2_hf.cli.listing import parameter_count
+from hgnetv2_hf.hub.published import PUBLISHED
 
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")

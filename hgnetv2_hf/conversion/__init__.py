@@ -1,7 +1,7 @@
 """From other programs' weight files to Transformers folders, and back."""
 
+from ..errors import ConversionError
 from .convert import ConversionReport, convert_checkpoint
-from .errors import ConversionError
 from .export import ExportReport, export_weights
 
 

@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from .errors import ConversionError
+from ..errors import ConversionError
 
 
 _GRID_SIZE, _BORDER = 0.05, 0.01

@@ -2,8 +2,8 @@
 
 import re
 
-from ..variants import STAGE_FIELDS, VARIANTS, Stage, architecture_fields
-from .errors import ConversionError
+from ..errors import ConversionError
+from ..model.variants import STAGE_FIELDS, VARIANTS, Stage, architecture_fields
 
 
 def recognise_architecture(tensors):

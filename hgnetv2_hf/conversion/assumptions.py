@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from ..image_processing_hgnetv2 import IMAGENET_MEAN, IMAGENET_STD
-from ..published import ASSETS
+from ..errors import ConversionError
+from ..hub.published import ASSETS
+from ..model.image_processing_hgnetv2 import IMAGENET_MEAN, IMAGENET_STD
 from ..wording import counted
-from .errors import ConversionError
 from .timm_folder import REASON
 
 

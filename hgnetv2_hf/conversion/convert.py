@@ -9,15 +9,15 @@ from typing import Any, Optional, Union
 import torch
 from safetensors import SafetensorError
 
-from ..image_processing_hgnetv2 import HGNetV2ImageProcessor
-from ..variants import canonical_name
+from ..errors import ConversionError, raised_as
+from ..files.atomic import atomic_folder, claim
+from ..model.image_processing_hgnetv2 import HGNetV2ImageProcessor
+from ..model.variants import canonical_name
 from ..wording import counted
 from .architecture import name_variant, recognise_architecture
 from .assumptions import assume
 from .detectors import DETECTORS, recognise_detector
-from .errors import ConversionError
 from .families import FAMILY_NAMES, check_family
-from .folder import atomic_folder, claim
 from .layouts import LAYOUTS, is_counter, is_head, recognise_layout, rename, rename_back, split_detector
 from .model_card import model_card
 from .source import find_source
@@ -80,6 +80,7 @@ class ConversionReport:
         return "\n".join(lines)
 
 
+@raised_as(ConversionError)
 def convert_checkpoint(
     source: Union[str, os.PathLike],
     output_dir: Union[str, os.PathLike],
@@ -139,7 +140,7 @@ def convert_checkpoint(
     _check_choice("family", family, FAMILY_NAMES)
     _check_choice("pool_padding", pool_padding, ("same", "zero"))
     if push_to_hub is not None:
-        from ..hub import check_repository
+        from ..hub.upload import check_repository
 
         check_repository(push_to_hub)
     options = {
@@ -154,7 +155,7 @@ def convert_checkpoint(
         report.output_dir, report.repo_id = os.fspath(output_dir), push_to_hub
         _write(checkpoint, output_dir, verify)
     if push_to_hub is not None:
-        from ..hub import push_folder
+        from ..hub.upload import push_folder
 
         report.pushed_to = push_folder(output_dir, push_to_hub, private, create_pr)
     return report
@@ -326,7 +327,7 @@ def _task(source, task, fields):
 
 def _empty_model(task, fields, assumed):
     """The model, without memory for its weights; of type ``hgnet_v2`` where stock Transformers computes the same."""
-    from .. import modeling_hgnetv2 as modeling
+    from ..model import modeling_hgnetv2 as modeling
 
     head = {name: fields[name] for name in ("num_labels", "use_last_conv", "class_expand") if name in fields}
     trunk = {name: value for name, value in fields.items() if name not in head}

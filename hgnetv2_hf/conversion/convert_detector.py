@@ -7,13 +7,13 @@ import re
 import torch
 import transformers
 
-from ..configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
-from ..published import ASSETS
+from ..errors import ConversionError
+from ..hub.published import ASSETS
+from ..model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
 from ..wording import counted
 from .anchors import image_size_of
 from .architecture import Shapes, name_variant, recognise_architecture
 from .detectors import DETECTORS, rename_detector
-from .errors import ConversionError
 from .families import decide_family
 from .layouts import LAYOUTS, is_counter
 from .values import checked_weight, with_memory_of_their_own

@@ -6,7 +6,7 @@ The names on the right are those of the files that Transformers writes, which ar
 import re
 from typing import NamedTuple
 
-from .errors import ConversionError
+from ..errors import ConversionError
 from .layouts import LAYOUTS, rename, split_detector
 
 

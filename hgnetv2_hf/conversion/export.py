@@ -9,10 +9,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from ..errors import ConversionError, raised_as
+from ..files.atomic import atomic_file
 from ..wording import counted
 from .convert import read_checkpoint
-from .errors import ConversionError
-from .folder import atomic_file
 from .layouts import LAYOUTS, rename_back
 from .paddle_file import write_paddle_file
 from .source import find_source
@@ -36,6 +36,7 @@ class ExportReport:
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 
+@raised_as(ConversionError)
 def export_weights(
     folder: Union[str, os.PathLike],
     output: Union[str, os.PathLike],

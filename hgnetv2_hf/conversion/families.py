@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from .errors import ConversionError
+from ..errors import ConversionError
 
 
 class Family(NamedTuple):

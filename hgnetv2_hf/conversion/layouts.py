@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple, Optional
 
-from .errors import ConversionError
+from ..errors import ConversionError
 
 
 class Layout(NamedTuple):

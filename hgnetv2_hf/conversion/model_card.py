@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..published import PUBLISHED
+from ..hub.published import PUBLISHED
 
 
 def model_card(report):

@@ -15,9 +15,9 @@ from typing import Union
 import numpy as np
 import torch
 
+from ..errors import ConversionError
+from ..files.atomic import atomic_file
 from ..wording import counted
-from .errors import ConversionError
-from .folder import atomic_file
 from .nesting import unwrap
 
 

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any, Optional
 
-from ..published import ASSETS, PUBLISHED, Published, find_published, published_name
-from .errors import ConversionError
+from ..errors import ConversionError
+from ..hub.published import ASSETS, PUBLISHED, Published, find_published, published_name
 from .timm_folder import TimmModel, read_timm_config
 
 
@@ -53,7 +53,7 @@ def find_source(source):
     row = PUBLISHED[name]
     if row.url is None:
         return Source(str(ASSETS / row.file_name), name, row)
-    from ..download import fetch
+    from ..hub.download import fetch
 
     return Source(fetch(row), name, row)
 

@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any, NamedTuple, Optional
 
-from .errors import ConversionError
+from ..errors import ConversionError
 
 
 class TimmModel(NamedTuple):

@@ -2,7 +2,7 @@
 
 import torch
 
-from .errors import ConversionError
+from ..errors import ConversionError
 
 
 def checked_weight(name, tensor):

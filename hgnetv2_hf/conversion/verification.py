@@ -13,10 +13,10 @@ from typing import NamedTuple, Optional
 import numpy as np
 import torch
 
-from ..configuration_hgnetv2 import PADDLE_EPSILON
-from ..variants import STAGE_FIELDS
+from ..errors import ConversionError
+from ..model.configuration_hgnetv2 import PADDLE_EPSILON
+from ..model.variants import STAGE_FIELDS
 from ..wording import counted
-from .errors import ConversionError
 from .layouts import LAYOUTS, is_counter, rename_back
 from .paddle_file import write_paddle_file
 from .timm_folder import TimmModel
@@ -250,7 +250,7 @@ def _ask_stock_transformers(question):
     import transformers
     from transformers.models.hgnet_v2 import configuration_hgnet_v2, modeling_hgnet_v2
 
-    from ..compat import knows_strides
+    from ..model.compat import knows_strides
 
     config = question.model.config
     stock_config = configuration_hgnet_v2.HGNetV2Config.from_dict({**config.to_dict(), "model_type": "hgnet_v2"})

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .errors import ConversionError
+from ..errors import ConversionError
 from .nesting import strip_prefixes, unwrap
 from .paddle_file import read_nested_paddle_file
 

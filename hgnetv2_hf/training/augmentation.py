@@ -19,7 +19,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from ..conversion.errors import ConversionError
+from ..errors import TrainingError
 
 
 @dataclasses.dataclass
@@ -129,11 +129,11 @@ def _seeded(key):
 
 
 def timm(module):
-    """A module of ``timm.data``. Raises ``ConversionError`` where timm is missing."""
+    """A module of ``timm.data``. Raises ``TrainingError`` where timm is missing."""
     try:
         return importlib.import_module(f"timm.data.{module}")
     except ImportError as error:
-        raise ConversionError(
+        raise TrainingError(
             'RandAugment and random erasing are timm\'s: pip install "hgnetv2-hf[timm]", or pass --rand-augment none '
             "--random-erasing 0."
         ) from error

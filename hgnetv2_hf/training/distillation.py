@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..conversion.errors import ConversionError
+from ..errors import TrainingError
 from .trainer import ClassifierTrainer, at_least_float32
 
 
@@ -41,14 +41,14 @@ class DistillationTrainer(ClassifierTrainer):
         args, kwargs: those of [`ClassifierTrainer`].
 
     Raises:
-        `ConversionError`: the classes differ.
+        `TrainingError`: the classes differ.
     """
 
     def __init__(self, *args, teacher: nn.Module, distillation_loss="ce", renormalise=None, **kwargs):
         super().__init__(*args, **kwargs)
         student_classes, teacher_classes = self.model.config.id2label, teacher.config.id2label
         if dict(student_classes) != dict(teacher_classes):
-            raise ConversionError(
+            raise TrainingError(
                 f"The teacher's {len(teacher_classes)} classes are not the student's {len(student_classes)}, in the same order."
             )
         self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)

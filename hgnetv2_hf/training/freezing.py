@@ -9,7 +9,7 @@ import dataclasses
 import torch
 from torch import nn
 
-from ..folding import is_network
+from ..structure import is_network
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):

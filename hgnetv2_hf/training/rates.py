@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from torch import nn
 
-from ..folding import is_network
+from ..structure import is_network
 
 
 LAB_RATE = 0.01

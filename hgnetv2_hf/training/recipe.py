@@ -24,7 +24,7 @@ class Recipe(NamedTuple):
 
 RECIPES = {
     # PaddleClas ppcls/configs/ImageNet/PPHGNetV2/PPHGNetV2_B*.yaml, made for 1.28 million images and 200 epochs. It says that
-    # fine-tuning needs a lower rate than 0.5. `tests/compare_optimizers.py` compares the optimizers.
+    # fine-tuning needs a lower rate than 0.5. `tests/programs/compare_optimizers.py` compares the optimizers.
     "imagenet": Recipe(
         epochs=200,
         batch_size=128,

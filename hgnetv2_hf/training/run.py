@@ -19,18 +19,17 @@ import torch
 from safetensors import SafetensorError
 from transformers import TrainingArguments, set_seed
 
-from ..compat import choose_fsdp2
 from ..conversion import convert_checkpoint
-from ..conversion.errors import ConversionError
-from ..conversion.folder import atomic_folder, claim
-from ..folding import contains_hgnetv2
-from ..hub import check_repository, push_folder
-from ..image_processing_hgnetv2 import HGNetV2ImageProcessor
-from ..processes import has_accelerator, in_main_process, number_of_processes
-from ..stochastic_depth import set_drop_path_rate
+from ..data.image_folders import ImageDataset, Stream, StreamDataset, check_images, collate, load_data, only_classes
+from ..errors import TrainingError, raised_as
+from ..files.atomic import atomic_folder, claim
+from ..files.processes import has_accelerator, in_main_process, number_of_processes
+from ..hub.upload import check_repository, push_folder
+from ..model.compat import choose_fsdp2
+from ..model.image_processing_hgnetv2 import HGNetV2ImageProcessor
+from ..structure import contains_hgnetv2
 from . import recipe
 from .augmentation import Augmentation, timm
-from .data import ImageDataset, Stream, StreamDataset, check_images, collate, load_data, only_classes
 from .distillation import DistillationTrainer
 from .freezing import freeze
 from .moving_average import FILE as MOVING_AVERAGE_FILE
@@ -46,6 +45,7 @@ from .report import (
     write_confusion,
 )
 from .starting_point import load_starting_point, needs_conversion
+from .stochastic_depth import set_drop_path_rate
 from .trainer import ClassifierTrainer, uses_fsdp
 from .work_folder import enter_work_folder, last_checkpoint
 
@@ -134,6 +134,7 @@ class Trained:
         return summary(self.output_dir, self.metrics)
 
 
+@raised_as(TrainingError)
 def train(
     data: str, model: str, output_dir: str, options: Optional[Options] = None, overwrite: bool = False, show=print,
     **training_arguments,
@@ -155,7 +156,7 @@ def train(
         [`Trained`]
 
     Raises:
-        `ConversionError`: the data, the model or the output do not allow it; said before training starts.
+        `TrainingError`: the data, the model or the output do not allow it; said before training starts.
     """
     environment = dict(os.environ)
     try:
@@ -178,7 +179,7 @@ class _Run:
         self.asked = options  # the recipe fills in what was not asked for
         self.overwrite, self.given = overwrite, dict(given)
         if options.recipe not in recipe.NAMES:
-            raise ConversionError(f"There is no recipe {options.recipe!r}: {', '.join(recipe.NAMES)}.")
+            raise TrainingError(f"There is no recipe {options.recipe!r}: {', '.join(recipe.NAMES)}.")
         self.work = Path(f"{output_dir}.training").absolute()
         self.repo_id = None
         if self.given.pop("push_to_hub", False):  # at the end and with the whole folder, so not by `Trainer`
@@ -189,18 +190,18 @@ class _Run:
         # The data will say which recipe, but what follows concerns the processes, which have to find each other first.
         self.args = self._training_arguments(recipe.RECIPES["imagenet"])
         if self.args.world_size != number_of_processes():
-            raise ConversionError(
+            raise TrainingError(
                 f"The launcher started {number_of_processes()} processes, and {self.args.world_size} would train together: start one "
                 "process per GPU, or pass --use_cpu."
             )
         self.is_main = self.args.process_index == 0
         self.show = show if self.is_main else lambda line: None
         if options.class_weights and options.teacher is not None:
-            raise ConversionError("--class-weights is about labels, which --teacher does not look at.")
+            raise TrainingError("--class-weights is about labels, which --teacher does not look at.")
         if options.streaming and self.args.max_steps <= 0:
-            raise ConversionError("A stream has no length: say --max_steps.")
+            raise TrainingError("A stream has no length: say --max_steps.")
         if options.streaming and (options.classes or options.images_per_class):
-            raise ConversionError("--classes and --images-per-class need data that are no stream.")
+            raise TrainingError("--classes and --images-per-class need data that are no stream.")
 
     def _training_arguments(self, row):
         defaults = recipe.training_arguments(row)
@@ -218,7 +219,7 @@ class _Run:
         try:
             return TrainingArguments(output_dir=str(self.work), **{**defaults, **self.given})
         except (ValueError, TypeError, ImportError, RuntimeError) as error:
-            raise ConversionError(
+            raise TrainingError(
                 f"These training arguments do not fit: {' '.join(str(error).split())[:300]}"
             ) from error
 
@@ -269,7 +270,7 @@ class _Run:
                 self.options.ema = None
                 return
             other = "--load_best_model_at_end" if self.args.load_best_model_at_end else "FSDP"
-            raise ConversionError(f"--ema averages the last weights of a whole model; {other} does not go with it.")
+            raise TrainingError(f"--ema averages the last weights of a whole model; {other} does not go with it.")
 
     def _epochs(self, images):
         """How often an image is seen; of a stream, as if never twice."""
@@ -301,7 +302,7 @@ class _Run:
 
     def _draw_data(self, data, processor):
         if self.options.streaming:
-            raise ConversionError("--draw-data needs data that are no stream.")
+            raise TrainingError("--draw-data needs data that are no stream.")
         path = self.work / "data.png"
         draw_data(data, Preprocessing(processor), self._augmentation(processor), self.options.draw_data, path)
         self.show(f"drawn: {path}")
@@ -329,7 +330,7 @@ class _Run:
             return data
         if options.classes or options.images_per_class:
             if data.train.labels is None:
-                raise ConversionError("--classes and --images-per-class need images with classes.")
+                raise TrainingError("--classes and --images-per-class need images with classes.")
             only_classes(data, options.classes or data.classes, options.images_per_class)
         if options.check:
             data = self._in_main_process(lambda: check_images(data))
@@ -368,7 +369,7 @@ class _Run:
             self.options.head,
         )
         if teacher is not None and start.classes != teacher.classes:
-            raise ConversionError(
+            raise TrainingError(
                 f"The classes of {self.model_name} and its teacher are not the same in the same order."
             )
         if self.options.image_size is not None:
@@ -412,7 +413,7 @@ class _Run:
         if eval_dataset is None:
             args.eval_strategy = "no"
             if options.early_stopping is not None:
-                raise ConversionError("--early-stopping needs images to validate with, and there are none.")
+                raise TrainingError("--early-stopping needs images to validate with, and there are none.")
         measure = Accuracy(len(start.classes))
         common = {
             "model": start.model,
@@ -453,7 +454,7 @@ class _Run:
                 )
             elif trainer is not None and not isinstance(error, ValueError):
                 raise
-            raise ConversionError(message) from error
+            raise TrainingError(message) from error
         figures = trainer.evaluate() if eval_dataset is not None else {}
         counted = {}
         if measure.confusion is not None:
@@ -486,7 +487,7 @@ class _Run:
             if options.drop_path:
                 set_drop_path_rate(model, options.drop_path)
         except ValueError as error:
-            raise ConversionError(str(error)) from error
+            raise TrainingError(str(error)) from error
         if options.channels_last and contains_hgnetv2(model) and not uses_fsdp(args):
             model.to(memory_format=torch.channels_last)
 
@@ -624,7 +625,7 @@ class Accuracy:
 def _class_weights(split, classes):
     """Weights that give every class the same share of the loss; 1 on average over the images."""
     if isinstance(split, Stream) or split.labels is None:
-        raise ConversionError("--class-weights needs images with classes that are no stream.")
+        raise TrainingError("--class-weights needs images with classes that are no stream.")
     counts = torch.bincount(torch.tensor(split.labels), minlength=classes)
     weights = len(split) / (int((counts > 0).sum()) * counts.float())
     return torch.where(counts > 0, weights, 0.0)
@@ -684,7 +685,7 @@ def _network_size(processor):
 
 def _resize(processor, pixels):
     if not isinstance(processor, HGNetV2ImageProcessor):
-        raise ConversionError(f"--image-size is about this package's image processor, not {type(processor).__name__}.")
+        raise TrainingError(f"--image-size is about this package's image processor, not {type(processor).__name__}.")
     crop, short = processor.crop_size["height"], processor.size.get("shortest_edge", processor.size.get("height"))
     processor.crop_size = {"height": pixels, "width": pixels}
     processor.size = {"shortest_edge": max(pixels, round(pixels * short / crop))}

@@ -7,13 +7,13 @@ from pathlib import Path
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..configuration_hgnetv2 import PPHGNetV2Config
-from ..conversion.errors import ConversionError
-from ..image_files import sentence
-from ..image_processing_hgnetv2 import HGNetV2ImageProcessor
-from ..loading import load_image_processor
-from ..published import published_name
-from ..variants import ALIASES, VARIANTS
+from ..backbone import load_image_processor
+from ..errors import TrainingError
+from ..hub.published import published_name
+from ..model.configuration_hgnetv2 import PPHGNetV2Config
+from ..model.image_processing_hgnetv2 import HGNetV2ImageProcessor
+from ..model.variants import ALIASES, VARIANTS
+from ..wording import sentence
 
 
 @dataclasses.dataclass
@@ -52,7 +52,7 @@ def load_starting_point(name, classes, from_scratch=False, head="auto"):
         [`StartingPoint`]
 
     Raises:
-        `ConversionError`: there is no such classifier, or its labels contradict the data's.
+        `TrainingError`: there is no such classifier, or its labels contradict the data's.
     """
     if is_variant(name):
         config = PPHGNetV2Config.from_variant(str(name), num_labels=len(classes or []) or 1000)
@@ -73,7 +73,7 @@ def load_starting_point(name, classes, from_scratch=False, head="auto"):
                 name, config=config, ignore_mismatched_sizes=not keeps, dtype="float32"
             )
         except (OSError, ValueError, RuntimeError) as error:
-            raise ConversionError(f"{name} is no classifier that can be loaded: {sentence(error)[:300]}") from error
+            raise TrainingError(f"{name} is no classifier that can be loaded: {sentence(error)[:300]}") from error
         if not keeps:
             _draw_last_layer(model, config)
         notes.append(f"weights: {shown_name(name)}")
@@ -82,23 +82,21 @@ def load_starting_point(name, classes, from_scratch=False, head="auto"):
 
 def _load(name):
     if not os.path.isdir(name) and "/" not in str(name):
-        raise ConversionError(
+        raise TrainingError(
             f"There is no folder {name}, and no variant (b0 … b6, l, x, h) or published checkpoint of this name (see `hgnetv2-hf list`)."
         )
     try:
         config = AutoConfig.from_pretrained(name)
         if not any("ForImageClassification" in each for each in config.architectures or []):
-            raise ConversionError(
+            raise TrainingError(
                 f"{name} is no image classifier but {', '.join(config.architectures or ['unknown'])}; convert a classifier, "
                 "or start from a variant (b0 … b6)."
             )
         if getattr(config, "num_channels", 3) != 3:
-            raise ConversionError(
-                f"{name} takes images of {config.num_channels} channels; training prepares RGB only."
-            )
+            raise TrainingError(f"{name} takes images of {config.num_channels} channels; training prepares RGB only.")
         return config, load_image_processor(name)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ConversionError(f"{name} is no classifier that can be loaded: {sentence(error)[:300]}") from error
+        raise TrainingError(f"{name} is no classifier that can be loaded: {sentence(error)[:300]}") from error
 
 
 def _class_names(config):
@@ -111,12 +109,12 @@ def _decide_head(name, own, classes, head, from_scratch):
     """Whether the last layer is kept, the classes in the order of the logits, and a line that says so."""
     if classes is None:
         if own is None:
-            raise ConversionError(f"{name} has no names for its classes, and nothing else says what to learn.")
+            raise TrainingError(f"{name} has no names for its classes, and nothing else says what to learn.")
         return True, own, f"classes: the {len(own)} of {shown_name(name)}"
     if head == "keep":
         if own is None or not set(classes) <= set(own):
             missing = [each for each in classes if each not in (own or [])]
-            raise ConversionError(
+            raise TrainingError(
                 f"{name} does not know these classes of the data: {', '.join(missing[:5])}; use --head new."
             )
         return True, own, f"classes: the {len(own)} of {shown_name(name)}, its last layer kept"
@@ -126,7 +124,7 @@ def _decide_head(name, own, classes, head, from_scratch):
         return True, own, f"classes: the {len(own)} of {shown_name(name)}, its last layer kept"
     common = set(own) & set(classes)
     if common:
-        raise ConversionError(
+        raise TrainingError(
             f"The labels contradict each other: {len(common)} of the {len(classes)} classes of the data are among the {len(own)} "
             f"of {name}, for example {sorted(common)[0]!r}. Say --head new for a new last layer with the classes of the data, or "
             "--head keep to go on with those of the model."

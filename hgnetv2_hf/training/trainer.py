@@ -11,8 +11,8 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from transformers import Trainer, TrainerCallback
 
-from ..compat import fsdp_plugin_options
-from ..conversion.errors import ConversionError
+from ..errors import TrainingError
+from ..model.compat import fsdp_plugin_options
 from .freezing import batch_norms_that_move
 from .rates import LAB_RATE, parameter_groups
 from .recipe import MOMENTUM
@@ -170,7 +170,7 @@ class StopAtNaN(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not math.isfinite((logs or {}).get("loss", 0.0)):
-            raise ConversionError(
+            raise TrainingError(
                 f"The training loss is {logs['loss']} after step {state.global_step}: lower the learning rate, or look for NaN in "
                 "the weights it started from."
             )

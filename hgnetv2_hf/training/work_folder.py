@@ -7,8 +7,8 @@ import re
 import shutil
 from pathlib import Path
 
-from ..conversion.errors import ConversionError
-from ..conversion.folder import atomic_file
+from ..errors import TrainingError
+from ..files.atomic import atomic_file
 
 
 SETTINGS = "settings.json"
@@ -49,7 +49,7 @@ def enter_work_folder(folder: Path, settings: dict, data: dict, overwrite: bool)
         `bool`: whether an interrupted run is taken up.
 
     Raises:
-        `ConversionError`: another run was interrupted here, its data have changed, or the folder cannot be written.
+        `TrainingError`: another run was interrupted here, its data have changed, or the folder cannot be written.
     """
     settings = {name: value for name, value in settings.items() if not name.startswith(_WITHOUT_INFLUENCE)}
     settings = json.loads(json.dumps({**settings, DATA: data}, default=str))
@@ -59,17 +59,15 @@ def enter_work_folder(folder: Path, settings: dict, data: dict, overwrite: bool)
             if found == settings:
                 return True
             if found is None:
-                raise ConversionError(
-                    f"{folder} holds files but no training run; choose another output, or remove it."
-                )
+                raise TrainingError(f"{folder} holds files but no training run; choose another output, or remove it.")
             if not overwrite:
-                raise ConversionError(_difference(folder, found, settings))
+                raise TrainingError(_difference(folder, found, settings))
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(folder / SETTINGS) as partial:
             partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
     except OSError as error:
-        raise ConversionError(f"Cannot write {folder}: {error.strerror or error}.") from error
+        raise TrainingError(f"Cannot write {folder}: {error.strerror or error}.") from error
     return False
 
 

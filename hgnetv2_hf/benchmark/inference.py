@@ -1,0 +1,442 @@
+"""Times ways to run a model in turn, in blocks of half a second, so that a machine's drift hits all alike; and conversions."""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import io
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from functools import partial
+
+import numpy as np
+import PIL.Image
+import torch
+import transformers
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from ..conversion.layouts import LAYOUTS, rename_back
+from ..conversion.paddle_file import write_paddle_file
+from ..errors import HGNetV2Error
+from ..files.atomic import atomic_file
+from ..hub.published import PUBLISHED
+from ..inference.optimize import CompiledPerShape, optimize_for_inference
+from ..inference.precision import cpu_flags, is_native, is_native_in_openvino
+from ..inference.runtime import load_exported, openvino_core
+from ..model import modeling_hgnetv2 as modeling
+from ..model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+from ..model.image_processing_hgnetv2 import HGNetV2ImageProcessor
+from .backends import DEFAULT_WAYS, STOCK, WAYS
+
+
+BLOCK_SECONDS = 0.5
+_NEEDS = {"timm": "timm", "onnx": "onnxruntime", "openvino": "openvino"}
+_PEAK_SIDES = (512, 1024, 2048)
+_PEAK_SECONDS = 2.0
+
+
+def benchmark(variants, batch_sizes, ways=DEFAULT_WAYS, image_size=224, rounds=10, threads=None):
+    """
+    Inference of one network in several ways, timed in turn.
+
+    All networks are the classifier of `hgnet_v2` with the same random weights, LAB of both signs included, so that no program
+    can leave anything out; timm's has them too, under a head of its own.
+
+    Args:
+        variants (`list[str]`): rows of the table of variants with four stages.
+        batch_sizes (`list[int]`): images per call.
+        ways (`list[str]`): keys of `WAYS`; Transformers' own model is always measured. In bfloat16 on a processor that lacks
+            it, PyTorch's are measured emulated, and OpenVINO's, which would compute float32, are left out.
+        image_size (`int`): pixels per side.
+        rounds (`int`): half-second blocks per way.
+        threads (`int`, *optional*): CPU threads.
+
+    Returns:
+        `dict`: `machine` (`str`), `peak` (`dict` of measured matrix-product rates, FLOP/s, in the native precisions that these
+        ways compute in), `settings`, `notes` (`list[str]`: what is emulated or left out), and `rows`: dictionaries with
+        `variant`, `batch_size`, `way`, `milliseconds` per call (median), `ratio` (the stock model's time by this one),
+        `share_of_peak` (of the matrix-product rate in the same precision; `None` for int8 and where it is emulated) and
+        `difference` (of the outputs, relative to the stock model's; `None` for timm).
+
+    Raises:
+        `HGNetV2Error`: a way needs a package that is not installed.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    ways = [STOCK, *(way for way in WAYS if way in ways and way != STOCK)]
+    for way in ways:
+        package = _NEEDS.get(way.split("-")[0])
+        if package and importlib.util.find_spec(package) is None:
+            raise HGNetV2Error(f"{way} needs {package}, which is not installed.")
+    emulated = [way for way in ways if not _is_native(way)]
+    left_out = [way for way in emulated if way.startswith("openvino")]
+    ways = [way for way in ways if way not in left_out]
+    dtypes = dict.fromkeys(_dtype(way) for way in ways if way not in emulated)
+    cases = [(variant, batch_size) for variant in variants for batch_size in batch_sizes]
+    peak, rows = {}, []
+    with tqdm(total=len(dtypes) + len(cases), desc="benchmark", unit="case", leave=False) as progress:
+        for dtype in dtypes:
+            peak[str(dtype)[6:]] = _matmul_rate(dtype)
+            progress.update()
+        for variant, batch_size in cases:
+            rows += _measure(variant, batch_size, ways, image_size, rounds, peak)
+            torch.compiler.reset()
+            progress.update()
+    return {
+        "machine": machine_and_versions(),
+        "peak": peak,
+        "settings": {"image_size": image_size, "rounds": rounds, "block_seconds": BLOCK_SECONDS},
+        "notes": _notes(left_out, [way for way in emulated if way not in left_out]),
+        "rows": rows,
+    }
+
+
+def _dtype(way):
+    return torch.bfloat16 if way.endswith("bf16") else torch.float32
+
+
+def _is_native(way):
+    if _dtype(way) == torch.float32:
+        return True
+    return (
+        is_native_in_openvino(_dtype(way), openvino_core()) if way.startswith("openvino") else is_native(_dtype(way))
+    )
+
+
+def _notes(left_out, emulated):
+    notes = []
+    if emulated:
+        notes.append(f"emulated, because this processor does not compute bfloat16 natively: {', '.join(emulated)}")
+    if left_out:
+        notes.append(f"left out, because OpenVINO would compute float32 on this processor: {', '.join(left_out)}")
+    return notes
+
+
+def _measure(variant, batch_size, ways, image_size, rounds, peak):
+    stock, ours = _pair(variant)
+    pixel_values = torch.randn(batch_size, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        calls = {
+            way: _prepare(way, variant, stock, ours, pixel_values, folder)
+            for way in tqdm(ways, desc=variant, leave=False)
+        }
+        expected = stock(pixel_values).logits
+        with FlopCounterMode(display=False) as counter:
+            stock(pixel_values)
+        differences = {
+            way: None if way.startswith("timm") else _difference(call(), expected) for way, call in calls.items()
+        }
+        times = time_in_turn(list(calls.values()), rounds)
+    rows = []
+    for way, milliseconds in zip(calls, times):
+        rate = None if way.endswith("int8") else peak.get(str(_dtype(way))[6:])
+        rows.append(
+            {
+                "variant": variant,
+                "batch_size": batch_size,
+                "way": way,
+                "milliseconds": milliseconds,
+                "ratio": times[0] / milliseconds,
+                "share_of_peak": rate and counter.get_total_flops() / milliseconds * 1e3 / rate,
+                "difference": differences[way],
+            }
+        )
+    return rows
+
+
+def _prepare(way, variant, stock, ours, pixel_values, folder):
+    """A function without arguments that computes the logits of this batch."""
+    dtype = _dtype(way)
+    if way in (STOCK, "eager"):
+        return partial(stock if way == STOCK else ours, pixel_values)
+    if way.startswith("timm"):
+        return _prepare_timm(way, variant, ours, pixel_values, dtype)
+    if way.startswith(("optimised", "compiled")):
+        return partial(optimize_for_inference(ours, dtype, compile=way.startswith("compiled")), pixel_values)
+    exported = load_exported(_export(way, stock, ours, pixel_values, folder), str(dtype)[6:], torch.get_num_threads())
+    return partial(exported.run, pixel_values.numpy())
+
+
+def _prepare_timm(way, variant, ours, pixel_values, dtype):
+    import timm
+
+    model = timm.create_model(f"hgnetv2_{variant}").eval().requires_grad_(False)
+    trunk = {name: tensor for name, tensor in ours.state_dict().items() if not name.startswith("fc.")}
+    missing, unexpected = model.load_state_dict(rename_back(trunk, LAYOUTS["timm"]), strict=False)
+    assert not unexpected and all(name.startswith("head.") for name in missing), (missing, unexpected)
+    if "compiled" not in way:
+        return partial(model, pixel_values)
+    model = model.to(dtype, memory_format=torch.channels_last)
+    pixel_values = pixel_values.to(dtype, memory_format=torch.channels_last)
+    return partial(CompiledPerShape(model), pixel_values)
+
+
+def _export(way, stock, ours, pixel_values, folder):
+    """The folder for this way, exported once for all precisions."""
+    from ..inference import export as exporting
+
+    kind = way.removesuffix("-bf16")
+    target = os.path.join(folder, kind)
+    if os.path.isdir(target):
+        return target
+    source = os.path.join(folder, "model")
+    if not os.path.isdir(source):
+        ours.save_pretrained(source)
+        size = {"height": pixel_values.shape[2], "width": pixel_values.shape[3]}
+        HGNetV2ImageProcessor(size=size, crop_size=size).save_pretrained(source)
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        if kind == "openvino-int8":
+            noise = os.path.join(folder, "noise")
+            _write_noise(noise, pixel_values.shape[2:])
+            exporting.export_model(source, target, "openvino", int8=True, calibration=noise)
+        else:
+            exporting.export_model(source, target, kind.split("-")[0], folded=not kind.endswith("stock"))
+    return target
+
+
+def _write_noise(folder, size, images=20):
+    os.mkdir(folder)
+    random = np.random.RandomState(0)
+    for index in range(images):
+        pixels = random.randint(0, 256, (*size, 3), dtype="uint8")
+        PIL.Image.fromarray(pixels).save(os.path.join(folder, f"{index}.png"))
+
+
+def _difference(output, expected):
+    logits = output["logits"] if isinstance(output, dict) else output.logits
+    logits = torch.as_tensor(logits).float()
+    return ((logits - expected).abs().max() / expected.abs().max()).item()
+
+
+def _matmul_rate(dtype):
+    """The best rate of a product of two square matrices, FLOP/s: of the largest sides that the time allows."""
+    best, end = 0.0, time.perf_counter() + _PEAK_SECONDS
+    for index, side in enumerate(_PEAK_SIDES, 1):
+        if time.perf_counter() >= end:
+            break
+        until = end - _PEAK_SECONDS * (1 - index / len(_PEAK_SIDES))
+        best = max(best, 2 * side**3 / _fastest_product(side, dtype, until))
+    return best
+
+
+def _fastest_product(side, dtype, until):
+    """Seconds of the fastest product before ``until``, as `torch.mm` and as the 1×1 convolution that it is."""
+    left, right = (torch.randn(side, side).to(dtype) for _ in range(2))
+    pixels = left.t().reshape(1, side, -1, 32).contiguous(memory_format=torch.channels_last)
+    kernels = right.reshape(side, side, 1, 1)
+    products = (lambda: torch.mm(left, right), lambda: torch.nn.functional.conv2d(pixels, kernels))
+    best = math.inf
+    with torch.inference_mode():
+        while best == math.inf or time.perf_counter() < until:
+            for product in products:
+                start = time.perf_counter()
+                product()
+                best = min(best, time.perf_counter() - start)
+    return best
+
+
+def table(result):
+    """The result of [`benchmark`] as text."""
+    settings = result["settings"]
+    peak = ", ".join(f"{rate / 1e12:.2f} TFLOP/s {dtype}" for dtype, rate in result["peak"].items())
+    lines = [
+        result["machine"],
+        f"matrix product: {peak}",
+        f"{settings['image_size']}×{settings['image_size']}, medians of {settings['rounds']} blocks of "
+        f"{settings['block_seconds']} s, in turn; ratio: time of stock / time",
+        f"{'variant':<9}{'batch':>5}  {'way':<20}{'ms':>10}{'ratio':>8}{'of peak':>9}{'difference':>12}",
+    ]
+    for row in result["rows"]:
+        share = "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.0%}"
+        difference = "" if row["difference"] is None else f"{row['difference']:.1e}"
+        lines.append(
+            f"{row['variant']:<9}{row['batch_size']:>5}  {row['way']:<20}{row['milliseconds']:>10.2f}{row['ratio']:>8.2f}"
+            f"{share:>9}{difference:>12}"
+        )
+    lines += [f"note: {note}" for note in result["notes"]]
+    return "\n".join(lines + [f"  {way}: {WAYS[way]}" for way in dict.fromkeys(row["way"] for row in result["rows"])])
+
+
+def check_plot(path):
+    """Raises ``HGNetV2Error`` where `plot` could not draw: to be called before a long measurement."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise HGNetV2Error('Plotting needs matplotlib: pip install "hgnetv2-hf[plot]".')
+    if not str(path).endswith((".png", ".svg", ".pdf")):
+        raise HGNetV2Error(f"{path} is no picture that is drawn here: its name ends with .png, .svg or .pdf.")
+
+
+def plot(result, path):
+    """
+    A picture of latency against published accuracy: a panel per batch size, a line per way.
+
+    Raises:
+        `HGNetV2Error`: see [`check_plot`].
+    """
+    check_plot(path)
+    from matplotlib.figure import Figure
+
+    batch_sizes = sorted({row["batch_size"] for row in result["rows"]})
+    figure = Figure(figsize=(2 + 6 * len(batch_sizes), 5), layout="constrained")
+    panels = figure.subplots(1, len(batch_sizes), sharey=True, squeeze=False)[0]
+    for axes, batch_size in zip(panels, batch_sizes):
+        _draw_panel(axes, [row for row in result["rows"] if row["batch_size"] == batch_size])
+        side = result["settings"]["image_size"]
+        axes.set_xlabel(f"milliseconds per call, batch {batch_size}, {side}×{side}")
+    panels[0].set_ylabel("ImageNet top-1 %, as PaddleClas publishes it")
+    panels[0].legend()
+    figure.suptitle("\n".join(textwrap.wrap(result["machine"], 100 * len(batch_sizes))), fontsize=8)
+    with atomic_file(path) as partial:
+        figure.savefig(partial, format=os.path.splitext(path)[1][1:], dpi=150)
+
+
+def _draw_panel(axes, rows):
+    accuracy = {row.variant: row.top1 for row in PUBLISHED.values() if row.top1 is not None}
+    rows = [row for row in rows if row["variant"] in accuracy]
+    for way in dict.fromkeys(row["way"] for row in rows):
+        points = [(row["milliseconds"], accuracy[row["variant"]]) for row in rows if row["way"] == way]
+        axes.plot(*zip(*points), marker="o", label=way)
+    slowest = {row["variant"]: row for row in sorted(rows, key=lambda row: row["milliseconds"])}
+    for variant, row in slowest.items():
+        place = (row["milliseconds"], accuracy[variant])
+        axes.annotate(variant.upper(), place, textcoords="offset points", xytext=(6, -10))
+    axes.set_xscale("log")
+    axes.grid(alpha=0.3, which="both")
+
+
+def benchmark_conversion(variants, rounds=3):
+    """
+    Converts a `.pdparams` file of each variant with random weights, without verification, each time in a fresh process.
+
+    Args:
+        variants (`list[str]`): rows of the table of variants with four stages.
+        rounds (`int`): conversions per variant; the slowest and the largest count.
+
+    Returns:
+        `str`: the machine, the versions and one line per variant: size of the file, seconds of the conversion (the imports,
+        which take about as long whatever is converted, apart), and the peak memory of the process as a multiple of the file:
+        in all, and what the conversion added to the imports.
+    """
+    lines = [
+        machine_and_versions(),
+        f"conversion of a .pdparams without verification, worst of {rounds}; memory: peak resident set / size of the file",
+        f"{'variant':<9}{'file MB':>9}{'seconds':>9}{'imports s':>11}{'peak MB':>9}{'peak / file':>13}{'added / file':>14}",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        for variant in variants:
+            path = os.path.join(folder, f"{variant}.pdparams")
+            model = modeling.PPHGNetV2ForImageClassification(PPHGNetV2Config.from_variant(variant))
+            write_paddle_file(rename_back(model.state_dict(), LAYOUTS["paddleclas"]), path)
+            del model
+            runs = [
+                _measured_conversion(path, os.path.join(folder, "out"))
+                for _ in tqdm(range(rounds), desc=variant, unit="conversion", leave=False)
+            ]
+            imports, seconds, before, peak = map(max, zip(*runs))
+            size = os.path.getsize(path)
+            lines.append(
+                f"{variant:<9}{size / 1e6:>9.1f}{seconds:>9.2f}{imports:>11.2f}{peak / 1e6:>9.0f}{peak / size:>13.2f}"
+                f"{(peak - before) / size:>14.2f}"
+            )
+    return "\n".join(lines)
+
+
+def _measured_conversion(path, target):
+    """Seconds of the imports and of the conversion, and bytes resident before and at the peak."""
+    command = [sys.executable, "-c", _CONVERT, path, target]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [float(value) for value in run.stdout.splitlines()[-1].split()]
+
+
+_CONVERT = """
+import sys, time
+start = time.perf_counter()
+import hgnetv2_hf.conversion, hgnetv2_hf.model.modeling_hgnetv2
+from hgnetv2_hf.benchmark.memory import peak_memory
+imported, before = time.perf_counter(), peak_memory()
+hgnetv2_hf.conversion.convert_checkpoint(sys.argv[1], sys.argv[2], overwrite=True)
+print(imported - start, time.perf_counter() - imported, before, peak_memory())
+"""
+
+
+def time_in_turn(calls, rounds):
+    """Median milliseconds per call of each function in ``calls``, timed in alternating half-second blocks."""
+    with torch.inference_mode():
+        for call in calls:
+            call()
+        samples = [[] for _ in calls]
+        for turn in range(rounds):
+            order = list(enumerate(calls))
+            for index, call in order if turn % 2 == 0 else reversed(order):
+                samples[index].append(_one_block(call))
+    return [statistics.median(values) * 1e3 for values in samples]
+
+
+def _one_block(call):
+    count, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < BLOCK_SECONDS:
+        call()
+        count += 1
+    return elapsed / count
+
+
+def _pair(variant):
+    """Transformers' own classifier and ours, with the same weights."""
+    from transformers.models.hgnet_v2 import configuration_hgnet_v2, modeling_hgnet_v2
+
+    config = HGNetV2Config.from_variant(variant, num_labels=1000)
+    ours = _with_random_statistics(modeling.HGNetV2ForImageClassification(config)).eval().requires_grad_(False)
+    stock_config = configuration_hgnet_v2.HGNetV2Config.from_dict(config.to_dict())
+    stock = modeling_hgnet_v2.HGNetV2ForImageClassification(stock_config).eval().requires_grad_(False)
+    stock.load_state_dict(ours.state_dict())
+    return stock, ours
+
+
+def _with_random_statistics(model):
+    """Batch norm and LAB as after training: not the identity that a program could leave out. A fifth of the LAB scales is negative."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for index, (name, tensor) in enumerate(model.state_dict().items()):
+            if name.endswith(("running_mean", "normalization.bias", "lab.bias")):
+                tensor.normal_(0.0, 0.1, generator=generator)
+            elif name.endswith(("running_var", "normalization.weight", "lab.scale")):
+                tensor.uniform_(0.8, 1.2, generator=generator)
+                if name.endswith("lab.scale") and index % 5 == 0:
+                    tensor.neg_()
+    return model
+
+
+def machine_and_versions():
+    others = []
+    for name in ("timm", "openvino", "onnxruntime", "nncf"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            others.append(f", {name} {importlib.metadata.version(name)}")
+    return (
+        f"{platform.processor() or platform.machine()} {_cpu_name()} ({_matrix_units()}), {torch.get_num_threads()} threads; "
+        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
+        + "".join(others)
+    )
+
+
+def _matrix_units():
+    """What the processor has for bfloat16 and int8 products (Linux)."""
+    found = [flag for flag in ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni") if flag in cpu_flags()]
+    return ", ".join(found) or "no bfloat16 units known"
+
+
+def _cpu_name():
+    return _cpu_line("model name")
+
+
+def _cpu_line(key):
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith(key))
+    except (OSError, StopIteration):
+        return ""

@@ -1,0 +1,149 @@
+"""The text of ``hgnetv2-hf list``: computed from the tables alone, so that it takes no second."""
+
+from typing import NamedTuple
+
+from ..hub.published import ASSETS, PUBLISHED
+from ..model.variants import ALIASES, VARIANTS, canonical_name
+
+
+_NOTES = """
+top-1, top-5: per cent on ImageNet-1k as PaddleClas publishes them for these weights, at its own
+preprocessing (236); timm's files hold the same weights. AP: on COCO val2017, as the detector's
+authors publish it. size: of the tensors, 4 bytes each. A dash: not published, or a backbone alone.
+"""
+
+
+def listing(word=None, short=False):
+    """
+    Variants with their sizes, and published checkpoints with the accuracy that their authors give.
+
+    Args:
+        word (`str`, *optional*): only what has this variant or alias, this layout, or this text in its name.
+        short (`bool`, defaults to `False`): leave the addresses out.
+
+    Returns:
+        `str`: lines of at most 100 characters, and the addresses, of which the longest takes 123.
+
+    Raises:
+        `LookupError`: nothing matches.
+    """
+    rows = {name: row for name, row in PUBLISHED.items() if word is None or _matches(word, name, row)}
+    variants = {name for name in VARIANTS if word is None or _variant(word) == name}
+    variants |= {row.variant for row in rows.values()}
+    if not variants:
+        layouts = ", ".join(dict.fromkeys(row.layout for row in PUBLISHED.values()))
+        raise LookupError(
+            f"Nothing published matches {word!r}; expected a variant ({', '.join([*VARIANTS, *ALIASES])}), a layout ({layouts}) "
+            "or a part of a name."
+        )
+    sections = [_variants_table([name for name in VARIANTS if name in variants])]
+    if rows:
+        sections.append(_published_table(rows, short) + [*_NOTES.rstrip().splitlines()])
+    return "\n\n".join("\n".join(lines) for lines in sections if lines)
+
+
+def _matches(word, name, row):
+    if _variant(word) is not None:
+        return row.variant == _variant(word)
+    text = word.lower()
+    return text == row.layout or text in name.lower()
+
+
+def _variant(word):
+    try:
+        return canonical_name(word)
+    except ValueError:
+        return None
+
+
+def _variants_table(names):
+    if not names:
+        return []
+    also = {name: alias for alias, name in ALIASES.items()}
+    lines = ["variant  also  parameters  LAB  stages"]
+    for name in names:
+        count = f"{parameter_count(name) / 1e6:.2f} M"
+        lab = "yes" if VARIANTS[name].use_learnable_affine_block else "no"
+        lines.append(f"{name:<9}{also.get(name, ''):<6}{count:>10}  {lab:<5}{len(VARIANTS[name].stages)}")
+    return [*lines, "", "parameters: with PaddleClas's 1000-class head; of the backbone where there are three stages"]
+
+
+def _published_table(rows, short):
+    lines = [f"{'published checkpoint':<42}variant  top-1  top-5    AP      size  resize"]
+    for name, row in rows.items():
+        top1, top5, ap = (_figure(value) for value in (row.top1, row.top5, row.ap))
+        size = file_size(row)
+        size = f"{size / 1e6:.1f} MB" if size is not None else "-"
+        lines.append(f"{name:<42}{row.variant:<7}{top1:>7}{top5:>7}{ap:>6}{size:>10}  {row.resize_short or '-':>6}")
+        if not short:
+            lines.append(f"    {row.url or 'ships with this package'}")
+    return lines
+
+
+def _figure(value):
+    return "-" if value is None else f"{value:.2f}" if value > 60 else f"{value:.1f}"
+
+
+def file_size(row):
+    """Bytes of a published file's tensors; of the file itself where it ships with the package; ``None`` for detectors."""
+    if row.task == "detection":
+        return None
+    if row.url is None:
+        return (ASSETS / row.file_name).stat().st_size
+    count = _network(row.variant, classifier=row.task == "classification")
+    return 4 * (count.learned + count.statistics)
+
+
+def parameter_count(variant):
+    """Parameters of the classifier with 1000 classes, or of the backbone where there is no classifier."""
+    return _network(variant, classifier=len(VARIANTS[variant].stages) == 4).learned
+
+
+class _Count(NamedTuple):
+    """Numbers in the tensors of a part: parameters, and batch norm's means and variances."""
+
+    learned: int
+    statistics: int
+
+
+def _conv(in_channels, out_channels, kernel_size, lab=False, groups=1):
+    """A convolution with batch norm, and LAB's scale and bias where an activation follows."""
+    weights = out_channels * (in_channels // groups) * kernel_size**2
+    return _Count(weights + 2 * out_channels + 2 * lab, 2 * out_channels)
+
+
+def _network(name, classifier):
+    variant = VARIANTS[name]
+    lab = variant.use_learnable_affine_block
+    parts = [*_stem(*variant.stem_channels, lab)]
+    for stage in variant.stages:
+        parts += _stage(stage, lab)
+    if classifier:
+        width, expanded, classes = variant.stages[-1].out_channels, 2048, 1000
+        parts.append(_Count(width * expanded + 2 * lab + expanded * classes + classes, 0))
+    return _Count(*map(sum, zip(*parts)))
+
+
+def _stem(channels, mid, out, lab):
+    yield _conv(channels, mid, 3, lab)
+    yield _conv(mid, mid // 2, 2, lab)
+    yield _conv(mid // 2, mid, 2, lab)
+    yield _conv(2 * mid, mid, 3, lab)
+    yield _conv(mid, out, 1, lab)
+
+
+def _stage(stage, lab):
+    if stage.downsample:
+        yield _conv(stage.in_channels, stage.in_channels, 3, groups=stage.in_channels)
+    width, mid, out = stage.in_channels, stage.mid_channels, stage.out_channels
+    for _ in range(stage.num_blocks):
+        for layer in range(stage.num_layers):
+            before = width if layer == 0 else mid
+            if stage.light_block:
+                yield _conv(before, mid, 1)
+                yield _conv(mid, mid, stage.kernel_size, lab, groups=mid)
+            else:
+                yield _conv(before, mid, stage.kernel_size, lab)
+        yield _conv(width + stage.num_layers * mid, out // 2, 1, lab)
+        yield _conv(out // 2, out, 1, lab)
+        width = out

@@ -1,0 +1,69 @@
+"""Image files as commands name them: files, folders and globs."""
+
+import glob
+import os
+from pathlib import Path
+
+import PIL.Image
+
+from ..errors import DataError
+from ..wording import printable
+
+
+IMAGE_SUFFIXES = tuple(PIL.Image.registered_extensions())
+UNREADABLE = (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError)  # what Pillow raises for a bad file
+
+
+def is_image_name(name):
+    """Whether a file in a folder is taken for an image: by its ending, unless it is hidden, as macOS's `._photo.jpg` is."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def find_images(paths):
+    """
+    Args:
+        paths (`list[str]`): files, folders (their images, also in folders inside) or globs.
+
+    Yields:
+        `str`: files in the given order, those of a folder or glob sorted; one folder's names are in memory at a time. Links to
+        folders are followed, each folder once.
+
+    Raises:
+        `DataError`: a path leads to no file.
+    """
+    for path in paths:
+        empty = True
+        for file in _files(path):
+            empty = False
+            yield file
+        if empty:
+            raise DataError(f"There is no image {path}.")
+
+
+def _files(path):
+    if os.path.isdir(path):
+        seen = set()
+        for folder, inside, names in os.walk(path, followlinks=True):
+            if (place := os.path.realpath(folder)) in seen:  # a link back to a folder above would never end
+                inside.clear()
+                continue
+            seen.add(place)
+            inside[:] = sorted(name for name in inside if not name.startswith("."))
+            yield from (os.path.join(folder, name) for name in sorted(names) if is_image_name(name))
+    elif os.path.exists(path):
+        yield path
+    else:
+        yield from sorted(glob.glob(path, recursive=True))
+
+
+def printable_path(path):
+    """
+    A path as tables and printed rows show it, always valid UTF-8: as it is, or its `file://` URI where its bytes are no UTF-8.
+
+    The bytes come back with `os.fsdecode(urllib.parse.unquote_to_bytes(uri.removeprefix("file://")))`. A path that itself
+    starts with `file:` becomes a URI too, so that no two files look the same.
+    """
+    path = os.fspath(path)
+    if path == printable(path) and not path.startswith("file:"):
+        return path
+    return Path(path).absolute().as_uri()

@@ -1,0 +1,134 @@
+"""Objects in images, to look at: annotated pictures and a table, through ``pipeline("object-detection")``."""
+
+import csv
+import json
+import zlib
+from pathlib import Path
+
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+import PIL.ImageOps
+from tqdm.auto import tqdm
+
+from ..errors import InferenceError, raised_as
+from ..files.atomic import atomic_folder, claim
+from ..files.images import UNREADABLE, find_images, printable_path
+from ..wording import counted, printable, sentence
+
+
+TABLES = {"csv": "detections.csv", "jsonl": "detections.jsonl"}
+_COLUMNS = ("image", "label", "score", "xmin", "ymin", "xmax", "ymax", "error")
+
+
+@raised_as(InferenceError)
+def detect(paths, model, output_dir, threshold=0.5, table="csv", overwrite=False, show=print):
+    """
+    Finds objects and writes a folder with one annotated picture per image and a table with a row per object.
+
+    Args:
+        paths (`list[str]`): files, folders or globs.
+        model (`str` or `os.PathLike`): a detector's folder or repository.
+        output_dir (`str` or `os.PathLike`): the folder to write; complete or absent.
+        threshold (`float`, defaults to 0.5): scores below are left out, 0…1.
+        table (`"csv"` or `"jsonl"`, defaults to `"csv"`): the form of the table; boxes in pixels of the upright image.
+        overwrite (`bool`, defaults to `False`): replace an existing folder of this command.
+        show (callable, defaults to `print`): receives the summary.
+
+    Returns:
+        `list[dict]`: the rows; an image that cannot be read is a row with its error.
+
+    Raises:
+        `InferenceError`: there are no images, the model is no detector, or the folder cannot be written.
+    """
+    with claim(output_dir, overwrite=overwrite, marker=TABLES[table]):
+        return _detect(list(find_images(paths)), model, output_dir, threshold, table, show)
+
+
+def _detect(images, model, output_dir, threshold, table, show):
+    detector = _pipeline(model)
+    rows = []
+    with atomic_folder(output_dir) as folder:
+        names = _unique_names(images)
+        for path, name in tqdm(list(zip(images, names)), desc="detect", unit="image", mininterval=0.5):
+            try:
+                image = _open(path)
+            except UNREADABLE as error:
+                rows.append({"image": path, "error": sentence(error)})
+                continue
+            objects = detector(image, threshold=threshold)
+            _draw(image, objects).save(folder / name)
+            rows += [
+                {"image": path, "label": each["label"], "score": round(float(each["score"]), 6), **each["box"]}
+                for each in objects
+            ]
+        _write_table(rows, folder / TABLES[table])
+    failed = sum("error" in row for row in rows)
+    show(
+        f"{counted(len(rows) - failed, 'object')} in {counted(len(images) - failed, 'image')} -> {printable_path(output_dir)} "
+        f"(pictures and {TABLES[table]})" + (f"; {counted(failed, 'image')} could not be read" if failed else "")
+    )
+    return rows
+
+
+def _pipeline(model):
+    from transformers import pipeline
+
+    try:
+        return pipeline("object-detection", model=str(model))
+    except (ValueError, OSError, KeyError, ImportError) as error:
+        raise InferenceError(f"{model} is no detector that can be loaded: {sentence(error)[:300]}") from error
+
+
+def _open(path):
+    with PIL.Image.open(path) as image:
+        return PIL.ImageOps.exif_transpose(image).convert("RGB")
+
+
+def _unique_names(images):
+    """A PNG per image, named after it; images of the same name are numbered."""
+    names, used = [], set()
+    for path in images:
+        stem = Path(path).stem
+        name, number = f"{stem}.png", 2
+        while name in used:
+            name, number = f"{stem}-{number}.png", number + 1
+        used.add(name)
+        names.append(name)
+    return names
+
+
+def _draw(image, objects):
+    """The image with boxes and labels, as large as its short side needs to be read; a colour per label."""
+    side = min(image.size)
+    width, font = max(1, side // 200), PIL.ImageFont.load_default(max(11, side // 28))
+    drawing = PIL.ImageDraw.Draw(image)
+    for each in sorted(objects, key=lambda each: each["score"]):  # the surest on top
+        left, top, right, bottom = (each["box"][name] for name in ("xmin", "ymin", "xmax", "ymax"))
+        colour = f"hsl({zlib.crc32(each['label'].encode('utf-8', 'replace')) % 360}, 80%, 38%)"
+        drawing.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=width)
+        _draw_label(drawing, f"{each['label']} {each['score']:.2f}", (left, top), font, colour)
+    return image
+
+
+def _draw_label(drawing, text, corner, font, colour):
+    """On the box's upper edge, moved into the image where it would leave it."""
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    left, top, right, bottom = drawing.textbbox((0, 0), text, font=font)
+    width, height = right + left, bottom + top
+    x = max(0, min(corner[0], drawing.im.size[0] - width))
+    y = max(0, corner[1] - height)
+    drawing.rectangle((x, y, x + width, y + height), fill=colour)
+    drawing.text((x, y), text, fill="white", font=font)
+
+
+def _write_table(rows, path):
+    rows = [{**row, "image": printable_path(row["image"])} for row in rows]
+    rows = [{name: printable(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows]
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".jsonl":
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        else:
+            writer = csv.DictWriter(file, _COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)

@@ -1,0 +1,244 @@
+"""Folds batch norm and LAB of a network into its convolutions, from outside: the network's own file stays plain.
+
+Works on any module tree that contains HGNetV2's layers, recognised by their structure (stock Transformers', this package's,
+remote code's), and takes the convolutions of the detectors around it along.
+
+With a = weight / sqrt(running_var + eps) and c = bias - running_mean * a, a layer computes ``s * relu(a * conv(x) + c) + b``,
+``s`` and ``b`` being LAB's scale and bias. That is ``max(s * a * conv(x) + s * c + b, b)`` for ``s > 0``, ``min(…)`` for ``s < 0``:
+one convolution with bias, and one clamp.
+"""
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..structure import layer_parts
+from .precision import onednn_computes
+
+
+_FROZEN_BATCH_NORM_EPS = 1e-5  # the detectors' frozen batch norm keeps it inside its forward
+_SAME = 1e-9
+
+
+class FoldedConvLayer(nn.Module):
+    """Convolution with bias, and a clamp to ``minimum`` … ``maximum``, in evaluation mode only.
+
+    ``fused`` hands convolution and clamp to oneDNN in one call, with weights reordered for the shape seen last, where PyTorch
+    offers that (CPU; float32, and bfloat16 or float16 where the processor has them). It computes the same; what is traced does without.
+    """
+
+    def __init__(self, convolution, weight, bias, minimum=-math.inf, maximum=math.inf):
+        super().__init__()
+        if not (weight.isfinite().all() and bias.isfinite().all()):
+            raise ValueError(
+                "A convolution or its batch norm holds NaN or infinite values, which a fused clamp would hide."
+            )
+        self.weight = nn.Parameter(weight.to(convolution.weight.dtype), requires_grad=False)
+        self.bias = nn.Parameter(bias.to(convolution.weight.dtype), requires_grad=False)
+        self.stride = convolution.stride
+        self.padding = convolution.padding
+        self.dilation = convolution.dilation
+        self.groups = convolution.groups
+        self.minimum = minimum
+        self.maximum = maximum
+        self.fused = False
+        self._packed_for, self._packed = None, None
+
+    def forward(self, hidden_state):
+        if self.fused and _onednn_takes(hidden_state):
+            return torch.ops.mkldnn._convolution_pointwise(
+                hidden_state,
+                self._packed_weight(hidden_state.shape),
+                self.bias,
+                self.padding,
+                self.stride,
+                self.dilation,
+                self.groups,
+                "none" if self.clamps_nothing else "hardtanh",
+                [self.minimum, self.maximum],
+                "",
+            )
+        hidden_state = F.conv2d(
+            hidden_state, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
+        if self.clamps_nothing:
+            return hidden_state
+        if self.minimum == 0.0 and self.maximum == math.inf:
+            return F.relu(hidden_state)
+        return hidden_state.clamp(self.minimum, self.maximum)
+
+    @property
+    def clamps_nothing(self):
+        return self.minimum == -math.inf and self.maximum == math.inf
+
+    def _packed_weight(self, shape):
+        """The weight in the order that oneDNN wants for this shape. The wrong one would be reordered at every call."""
+        wanted_for = (shape, self.weight._version)
+        if self._packed_for != wanted_for:
+            self._packed = torch.ops.mkldnn._reorder_convolution_weight(
+                self.weight.detach(), self.padding, self.stride, self.dilation, self.groups, list(shape)
+            )
+            self._packed_for = wanted_for
+        return self._packed
+
+    def _apply(self, *args, **kwargs):
+        self._packed_for, self._packed = None, None
+        return super()._apply(*args, **kwargs)
+
+    def __getstate__(self):  # packed weights can be neither copied nor pickled
+        return {**self.__dict__, "_packed_for": None, "_packed": None}
+
+    def extra_repr(self):
+        out_channels, in_channels = self.weight.shape[:2]
+        return (
+            f"{in_channels * self.groups}, {out_channels}, kernel_size={tuple(self.weight.shape[2:])}, stride={self.stride}, "
+            f"clamp=({self.minimum:.4g}, {self.maximum:.4g})"
+        )
+
+
+class ShiftedMaxPool(nn.Module):
+    """A 2×2 max-pool with stride 1 as two maxima of shifted views: the same values, several times faster on CPUs."""
+
+    def forward(self, hidden_state):
+        rows = torch.maximum(hidden_state[:, :, :-1], hidden_state[:, :, 1:])
+        return torch.maximum(rows[:, :, :, :-1], rows[:, :, :, 1:])
+
+
+def is_folded(model):
+    """Whether ``fold`` has been here."""
+    return any(isinstance(module, FoldedConvLayer) for module in model.modules())
+
+
+def fold(model, fused=False):
+    """
+    Folds every layer of HGNetV2, and every convolution with batch norm of the detector around it, in place.
+
+    A layer that computes something else than its structure promises (hooks, a forward of its own) stays as it is: each is
+    compared with its replacement in float64.
+
+    Args:
+        model (`nn.Module`): in evaluation mode.
+        fused (`bool`, defaults to `False`): let oneDNN and other shortcuts compute, for running in PyTorch without a compiler;
+            leave it off for what is traced, compiled or exported.
+
+    Returns:
+        `int`: how many convolutions were folded.
+
+    Raises:
+        `ValueError`: weights or statistics are not finite.
+    """
+    folded = 0
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            replacement = _replacement(child)
+            if replacement is not None:
+                setattr(parent, name, replacement)
+                folded += 1
+        folded += _fold_classifier_convolution(parent)
+        if fused and _is_stem(parent):
+            parent.pool = ShiftedMaxPool()
+    for module in model.modules():
+        if isinstance(module, FoldedConvLayer):
+            module.fused = fused
+    return folded
+
+
+def _is_stem(module):
+    pool = getattr(module, "pool", None)
+    return (
+        hasattr(module, "stem2a")
+        and isinstance(pool, nn.MaxPool2d)
+        and (pool.kernel_size, pool.stride, pool.padding, pool.dilation) == (2, 1, 0, 1)
+    )
+
+
+def _replacement(layer):
+    """What computes the same as this layer with one operation less, or ``None`` where there is nothing of the kind."""
+    parts = layer_parts(layer)
+    if parts is None or _has_hooks(layer):
+        return None
+    folded = _fold_layer(*parts)
+    return folded if folded is not None and _computes_the_same(layer) else None
+
+
+def _fold_layer(convolution, normalization, activation, lab):
+    scale_and_shift = _scale_and_shift(normalization)
+    if scale_and_shift is None or convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
+        return None
+    scale, shift = scale_and_shift
+    weight = convolution.weight.detach().double() * scale[:, None, None, None]
+    bias = shift if convolution.bias is None else shift + convolution.bias.detach().double() * scale
+    if isinstance(activation, nn.Identity) and isinstance(lab, nn.Identity):
+        return FoldedConvLayer(convolution, weight, bias)
+    if isinstance(activation, nn.ReLU):
+        return _with_relu_and_lab(convolution, weight, bias, lab)
+    return nn.Sequential(FoldedConvLayer(convolution, weight, bias), activation, lab)
+
+
+def _with_relu_and_lab(convolution, weight, bias, lab):
+    if isinstance(lab, nn.Identity):
+        return FoldedConvLayer(convolution, weight, bias, minimum=0.0)
+    s, b = lab.scale.detach().double(), lab.bias.detach().double()
+    bound = {"minimum": b.item()} if s.item() >= 0 else {"maximum": b.item()}
+    return FoldedConvLayer(convolution, weight * s, bias * s + b, **bound)
+
+
+def _scale_and_shift(normalization):
+    """What batch norm, frozen or not, does to a channel in evaluation mode: ``scale * x + shift``, in float64."""
+    parts = [getattr(normalization, name, None) for name in ("weight", "bias", "running_mean", "running_var")]
+    if any(not isinstance(part, torch.Tensor) or part.ndim != 1 for part in parts):
+        return None
+    weight, bias, mean, variance = (part.detach().double() for part in parts)
+    scale = weight / torch.sqrt(variance + getattr(normalization, "eps", _FROZEN_BATCH_NORM_EPS))
+    return scale, bias - mean * scale
+
+
+def _fold_classifier_convolution(module):
+    """PaddleClas's head: `last_conv` without bias, `act`, `lab`. Returns how many convolutions were folded: 1 or 0."""
+    convolution, activation, lab = (getattr(module, name, None) for name in ("last_conv", "act", "lab"))
+    if not isinstance(convolution, nn.Conv2d) or not isinstance(activation, nn.ReLU) or not isinstance(lab, nn.Module):
+        return 0
+    if any(_has_hooks(part) for part in (convolution, activation, lab)):
+        return 0
+    weight = convolution.weight.detach().double()
+    bias = weight.new_zeros(len(weight)) if convolution.bias is None else convolution.bias.detach().double()
+    module.last_conv = _with_relu_and_lab(convolution, weight, bias, lab)
+    module.act, module.lab = nn.Identity(), nn.Identity()
+    return 1
+
+
+def _has_hooks(module):
+    return any(
+        part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__ for part in module.modules()
+    )
+
+
+def _computes_the_same(layer):
+    """Whether the layer's own forward does what its parts promise: in float64, on a small random map."""
+    original = copy.deepcopy(layer).double()
+    parts = layer_parts(original)
+    folded = _fold_layer(*parts)
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(1, parts[0].in_channels, 4, 4, dtype=torch.float64, generator=generator)
+    sample = sample.to(parts[0].weight.device)
+    with torch.no_grad():
+        expected, got = original(sample), folded(sample)
+    tolerance = _SAME * expected.abs().max().item()
+    return expected.shape == got.shape and torch.allclose(got, expected, rtol=0, atol=tolerance)
+
+
+def is_tracing():
+    """Whether PyTorch is turning Python into a graph: `torch.export`, `torch.compile`, `torch.jit.trace`."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def _onednn_takes(hidden_state):
+    return (
+        hidden_state.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and not is_tracing()
+        and onednn_computes(hidden_state.dtype)
+    )

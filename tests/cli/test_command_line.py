@@ -1,0 +1,260 @@
+"""The commands as a newcomer runs them."""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from packaging.requirements import Requirement
+
+import hgnetv2_hf
+from hgnetv2_hf import benchmark as benchmark_module
+from hgnetv2_hf.benchmark.backends import DEFAULT_WAYS, WAYS
+from hgnetv2_hf.cli import main
+from hgnetv2_hf.cli.listing import file_size, parameter_count
+from hgnetv2_hf.data import digits
+from hgnetv2_hf.hub.published import PUBLISHED, Published
+from hgnetv2_hf.inference.precision import is_native
+from hgnetv2_hf.model.variants import VARIANTS
+from hgnetv2_hf.training.recipe import RECIPES
+
+
+SCRIPTS = Path(__file__).parents[2] / "conversion_scripts"
+
+
+def test_quickstart_converts_classifies_and_prints_the_accuracy_and_repeats(tmp_path, capsys):
+    for _ in range(2):
+        assert main(["quickstart", "--out", str(tmp_path / "digits")]) == 0
+        printed = capsys.readouterr().out
+        rows = re.findall(r"digit_(\d)\.png\s+(\d)\s+0\.\d{4}", printed)
+        assert len(rows) == 10 and all(shown == label for shown, label in rows)
+        right, total = map(int, re.search(r"(\d+) of (\d+) scans", printed).groups())
+        assert total == 599 and right / total >= 0.98
+
+
+def test_the_shipped_scans_are_the_held_out_third_of_scikit_learns_digits():
+    pytest.importorskip("sklearn", reason="scikit-learn comes with the extra [test]")
+    _, (scans, labels) = digits.load_split()
+    images, shipped_labels = digits.load_held_out()
+    assert shipped_labels == labels.tolist()
+    assert all(np.array_equal(image, scan) for image, scan in zip(images, scans))
+    assert len(images) == 599
+
+
+def test_the_shipped_checkpoint_is_small():
+    assert (digits.ASSETS / PUBLISHED["digits"].file_name).stat().st_size <= 1_000_000
+
+
+@pytest.mark.slow
+def test_the_documented_command_trains_the_shipped_checkpoint_again(tmp_path):
+    pytest.importorskip("sklearn", reason="scikit-learn comes with the extra [test]")
+    out = tmp_path / "digits.pdparams"
+    run = subprocess.run(
+        [sys.executable, "-m", "hgnetv2_hf.data.digits", str(out)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=3600,
+    )
+    assert float(re.search(r"([\d.]+)% of the held-out", run.stdout)[1]) >= 98
+    assert main(["convert", str(out), str(tmp_path / "folder"), "--resize-short", "32", "--crop-size", "32"]) == 0
+
+
+def test_list_shows_variants_and_published_checkpoints(capsys):
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    for name in [*VARIANTS, *PUBLISHED]:
+        assert re.search(rf"^{name}\s", printed, flags=re.MULTILINE)
+    assert "83.57" in printed and "19.80 M" in printed
+    assert all(row.url in printed for row in PUBLISHED.values() if row.url) and "as PaddleClas publishes" in printed
+    assert max(map(len, printed.splitlines())) <= 123
+    assert main(["list", "--short"]) == 0
+    short = capsys.readouterr().out
+    assert "https://" not in short and max(map(len, short.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    "word, names",
+    [
+        ("B4", [name for name, row in PUBLISHED.items() if row.variant == "b4"]),
+        ("l", [name for name, row in PUBLISHED.items() if row.variant == "b4"]),
+        ("rtdetrv2", [name for name, row in PUBLISHED.items() if row.layout == "rtdetrv2"]),
+        ("obj2coco", ["dfine_s_obj2coco", "dfine_m_obj2coco", "dfine_l_obj2coco_e25", "dfine_x_obj2coco"]),
+        ("pico", []),
+    ],
+)
+def test_list_shows_only_what_matches_a_word(word, names, capsys):
+    assert main(["list", word]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in PUBLISHED] == names
+    variants = {PUBLISHED[name].variant for name in names} or {"pico"}
+    assert {line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in VARIANTS} == variants
+
+
+def test_list_without_a_match_is_one_sentence(capsys):
+    assert main(["list", "resnet"]) == 1
+    error = capsys.readouterr().err.strip()
+    assert "Nothing published matches 'resnet'" in error and len(error.splitlines()) == 1
+
+
+def test_list_imports_no_framework():
+    code = """
+import sys
+from hgnetv2_hf.cli import main
+main(["list"])
+assert not {"torch", "transformers", "numpy"} & set(sys.modules), sorted(sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_listed_sizes_are_those_of_the_models(name):
+    config, kind = hgnetv2_hf.HGNetV2Config.from_variant(name), hgnetv2_hf.HGNetV2Backbone
+    has_classifier = len(VARIANTS[name].stages) == 4
+    if has_classifier:
+        config, kind = hgnetv2_hf.PPHGNetV2Config.from_variant(name), hgnetv2_hf.PPHGNetV2ForImageClassification
+    with torch.device("meta"):
+        model = kind(config)
+        backbone = hgnetv2_hf.HGNetV2Backbone(hgnetv2_hf.HGNetV2Config.from_variant(name))
+    assert parameter_count(name) == sum(parameter.numel() for parameter in model.parameters())
+    for task, network in (("classification", model), ("backbone", backbone)):
+        tensors = [t for key, t in network.state_dict().items() if not key.endswith("num_batches_tracked")]
+        if has_classifier or task == "backbone":
+            size = file_size(Published(name, "file", "timm", task, url="https://x"))
+            assert size == 4 * sum(tensor.numel() for tensor in tensors)
+
+
+def test_benchmark_prints_machine_versions_and_ratios_and_draws_them(tmp_path, capsys):
+    command = ["benchmark", "--variant", "b0", "b1", "--batch-size", "1", "--image-size", "64", "--rounds", "1"]
+    extra = [] if importlib.util.find_spec("matplotlib") is None else ["--plot", str(tmp_path / "out.png")]
+    assert main([*command, "--json", str(tmp_path / "out.json"), *extra]) == 0
+    printed = capsys.readouterr().out
+    assert "torch" in printed and "threads" in printed and "TFLOP/s" in printed
+    for way in DEFAULT_WAYS:
+        share = r"\d+%\s" if "bf16" not in way or is_native(torch.bfloat16) else ""
+        assert re.search(rf"^b0\s+1\s+{way}\s+\d+\.\d+\s+\d+\.\d+\s+{share}", printed, flags=re.MULTILINE)
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [(row["variant"], row["way"]) for row in rows] == [(v, way) for v in ("b0", "b1") for way in DEFAULT_WAYS]
+    difference = {row["way"]: row["difference"] for row in rows}
+    assert difference["eager"] == 0 and difference["optimised"] < 1e-5 and difference["optimised-bf16"] < 0.05
+    if extra:
+        with PIL.Image.open(tmp_path / "out.png") as picture:
+            assert picture.width > 500
+
+
+def test_the_plot_shows_every_batch_size(tmp_path):
+    pytest.importorskip("matplotlib", reason="comes with the extra [plot]")
+    row = {"variant": "b0", "way": "stock", "milliseconds": 5.0}
+    result = {"machine": "a machine", "settings": {"image_size": 224}}
+    benchmark_module.plot({**result, "rows": [{**row, "batch_size": size} for size in (1, 8)]}, tmp_path / "out.svg")
+    drawn = (tmp_path / "out.svg").read_text(encoding="utf-8")
+    assert "batch 1, 224" in drawn and "batch 8, 224" in drawn
+
+
+def test_benchmark_gives_no_share_of_an_emulated_peak(monkeypatch, tmp_path, capsys):
+    peaks = []
+    monkeypatch.setattr(benchmark_module, "_is_native", lambda way: not way.endswith("bf16"))
+    monkeypatch.setattr(benchmark_module, "_matmul_rate", lambda dtype: peaks.append(dtype) or 1e12)
+    command = ["benchmark", "--batch-size", "1", "--image-size", "32", "--rounds", "1", "--json", str(tmp_path / "j")]
+    extra = [] if importlib.util.find_spec("openvino") is None else ["openvino-bf16"]
+    assert main([*command, "--ways", "optimised", "optimised-bf16", *extra]) == 0
+    rows = {row["way"]: row["share_of_peak"] for row in json.loads((tmp_path / "j").read_text())["rows"]}
+    assert list(rows) == ["stock", "optimised", "optimised-bf16"] and peaks == [torch.float32]
+    assert rows["optimised-bf16"] is None and rows["optimised"] > 0
+    printed = capsys.readouterr().out
+    assert "emulated" in printed and ("OpenVINO would compute float32" in printed) == bool(extra)
+
+
+@pytest.mark.slow
+def test_benchmark_measures_every_way_to_run(tmp_path):
+    for module in ("timm", "onnxruntime", "onnxscript", "openvino", "nncf"):
+        pytest.importorskip(module, reason="comes with the extras [timm,onnx,openvino,int8]")
+    command = ["benchmark", "--variant", "b0", "--batch-size", "1", "--image-size", "64", "--rounds", "1"]
+    ways = [way for way in WAYS if way not in ("timm-compiled", "compiled-bf16")]  # as the others, and slow to compile
+    assert main([*command, "--ways", *ways, "--json", str(tmp_path / "out.json")]) == 0
+    rows = {row["way"]: row for row in json.loads((tmp_path / "out.json").read_text())["rows"]}
+    if not is_native(torch.bfloat16):
+        ways = [way for way in ways if not way.startswith("openvino") or not way.endswith("bf16")]
+    assert list(rows) == ways and all(row["milliseconds"] > 0 for row in rows.values())
+    for way in ("eager", "optimised", "compiled", "onnx", "openvino-stock", "openvino"):
+        assert rows[way]["difference"] < 1e-4
+
+
+@pytest.mark.parametrize("arguments", [[], ["no_such_command"], ["convert"], ["convert", "a", "b", "--dropout", "2"]])
+def test_wrong_usage_is_status_two(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_the_paddleclas_script_is_the_convert_command(tmp_path):
+    checkpoint = digits.ASSETS / PUBLISHED["digits"].file_name
+    script = SCRIPTS / "convert_paddleclas.py"
+    run = subprocess.run(
+        [sys.executable, str(script), str(checkpoint), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_the_package_runs_as_a_module():
+    run = subprocess.run([sys.executable, "-m", "hgnetv2_hf", "--version"], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("hgnetv2-hf ")
+
+
+@pytest.mark.parametrize("name", ["classify", "quickstart"])
+def test_interrupting_says_what_continues_and_leaves_no_handler(name, capsys, monkeypatch):
+    def interrupted(*args, **kwargs):
+        signal.raise_signal(signal.SIGTERM if name == "quickstart" else signal.SIGINT)
+
+    module = importlib.import_module(f"hgnetv2_hf.{name}")
+    monkeypatch.setattr(module, name, interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    if name == "quickstart":
+        with pytest.raises(SystemExit):
+            main(["quickstart"])
+    else:
+        assert main(["classify", "images", "--model", "model"]) == 1
+        assert "interrupted; with --output, the same command continues" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_help_of_train_shows_epochs_rate_and_batch_size(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    printed = capsys.readouterr().out
+    for option in ("--num_train_epochs", "--learning_rate", "--per_device_train_batch_size"):
+        assert option in printed
+    for row in RECIPES.values():
+        assert f"{row.epochs}" in printed
+
+
+def test_the_extra_for_training_leaves_a_cpu_build_of_torch_alone():
+    wanted = [Requirement(text) for text in importlib.metadata.requires("hgnetv2-hf")]
+    reached, todo = set(), [each.name for each in wanted if each.marker and each.marker.evaluate({"extra": "train"})]
+    while todo:
+        name = todo.pop()
+        if name in reached:
+            continue
+        reached.add(name)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            for each in map(Requirement, importlib.metadata.requires(name) or []):
+                if each.marker is None or each.marker.evaluate({"extra": ""}):
+                    todo.append(each.name)
+    assert (
+        "datasets" in reached and "torchvision" not in reached
+    )  # which pins the build of torch that it was made with

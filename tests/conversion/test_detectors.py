@@ -1,0 +1,594 @@
+"""Detectors: whole published ones converted, compared with their programs, and loaded in stock Transformers too."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import transformers
+from conftest import GOLDEN_FAMILIES, GOLDENS, PROGRAMS, golden_input, randomize, relative_difference
+from safetensors.torch import load_file
+from scipy.optimize import linear_sum_assignment
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+import hgnetv2_hf
+from hgnetv2_hf import ConversionError, convert_checkpoint
+from hgnetv2_hf.cli import main
+from hgnetv2_hf.conversion.convert_detector import read_detector
+from hgnetv2_hf.conversion.detectors import DETECTORS, recognise_detector, rename_detector
+from hgnetv2_hf.conversion.layouts import LAYOUTS, rename_back
+from hgnetv2_hf.conversion.paddle_file import write_paddle_file
+from hgnetv2_hf.conversion.source import find_source
+from hgnetv2_hf.conversion.weight_file import read_weights
+from hgnetv2_hf.hub.published import PUBLISHED
+from hgnetv2_hf.inference.detect import _draw
+
+
+GOLDEN_DETECTORS = {
+    "dfine_n": ("d_fine", "b0", 1e-5),
+    "dfine_l": ("d_fine", "b4", 1e-5),
+    "rtdetrv2_hgnetv2_l": ("rt_detr_v2", "b4", 1e-5),
+    "paddledet_rtdetr_hgnetv2_l": ("rt_detr", "b4", 1e-3),  # a float32 golden
+}
+
+
+def matched_differences(logits, boxes, golden):
+    """Two correct programs may order near-ties among the queries differently, so they are matched one to one."""
+    ours = np.concatenate([logits[0], boxes[0]], axis=1)
+    theirs = np.concatenate([golden["logits"][0], golden["pred_boxes"][0]], axis=1).astype("float64")
+    rows, columns = linear_sum_assignment(np.abs(ours[:, None] - theirs[None]).sum(-1))
+    ours, theirs = ours[rows], theirs[columns]
+    return relative_difference(ours[:, :-4], theirs[:, :-4]), relative_difference(ours[:, -4:], theirs[:, -4:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GOLDEN_DETECTORS)
+def test_a_converted_detector_equals_the_golden_of_its_program(converted_golden, name):
+    model_type, _, tolerance = GOLDEN_DETECTORS[name]
+    golden = np.load(GOLDENS / f"{name}.npz")
+    model = transformers.AutoModelForObjectDetection.from_pretrained(converted_golden(name)).double().eval()
+    assert model.config.model_type == model_type
+    assert type(next(m for n, m in model.named_modules() if n.endswith("backbone.model"))).__module__.startswith(
+        "hgnetv2_hf"
+    )
+    with torch.inference_mode():
+        output = model(golden_input(golden, torch.float64))
+    logits, boxes = matched_differences(output.logits.numpy(), output.pred_boxes.numpy(), golden)
+    assert logits < tolerance and boxes < tolerance, (logits, boxes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in GOLDEN_DETECTORS if name != "dfine_l"])
+def test_it_loads_in_stock_transformers_alone_and_gives_the_same(converted_golden, without_package, tmp_path, name):
+    folder = converted_golden(name)
+    golden = np.load(GOLDENS / f"{name}.npz")
+    torch.save(golden_input(golden, torch.float64), tmp_path / "input.pt")
+    code = """
+import torch, transformers
+model = transformers.AutoModelForObjectDetection.from_pretrained(sys.argv[1]).double().eval()
+with torch.inference_mode():
+    output = model(torch.load(sys.argv[2]))
+torch.save([output.logits.numpy(), output.pred_boxes.numpy()], sys.argv[3])
+"""
+    returncode, _, error = without_package(code, folder, tmp_path / "input.pt", tmp_path / "answer.pt")
+    assert returncode == 0, error
+    logits, boxes = torch.load(tmp_path / "answer.pt", weights_only=False)
+    assert max(matched_differences(logits, boxes, golden)) < GOLDEN_DETECTORS[name][2]
+
+
+@pytest.mark.slow
+@pytest.mark.paddle
+def test_boxes_on_a_photo_differ_from_those_of_paddledetections_resize_as_documented(paddle, converted_golden, capsys):
+    """OpenCV's cubic resize and Transformers' bicubic one are not the same; the README states by how much."""
+    data = pytest.importorskip("skimage.data", reason="scikit-image comes with the extra [test]")
+    folder = converted_golden("paddledet_rtdetr_hgnetv2_l")
+    processor = AutoImageProcessor.from_pretrained(folder)
+    model = transformers.AutoModelForObjectDetection.from_pretrained(folder).eval()
+    lines = []
+    for name in ("astronaut", "coffee"):  # 512×512 and 600×400: enlarged, as most photos of COCO are
+        photo = getattr(data, name)()
+        original = paddle("resize", pixels=photo, side=640.0)["pixels"]
+        ours = processor(images=PIL.Image.fromarray(photo), return_tensors="pt")["pixel_values"]
+        theirs = torch.from_numpy(original).permute(2, 0, 1)[None].float() / 255
+        with torch.inference_mode():
+            outputs = [model(each) for each in (ours, theirs)]
+        top = [output.logits.sigmoid().amax(-1)[0].topk(50).indices for output in outputs]
+        boxes = [output.pred_boxes[0, index] for output, index in zip(outputs, top)]
+        nearest = torch.cdist(boxes[0], boxes[1], p=float("inf")).amin(1)
+        levels = (ours - theirs).abs() * 255
+        lines.append((float(levels.mean()), float(levels.max()), float(nearest.median())))
+    mean, largest, box = (max(column) for column in zip(*lines))
+    with capsys.disabled():
+        print(
+            f"\nmean {mean:.2f} and at most {largest:.0f} grey levels; median distance of the 50 best boxes {box:.4f}"
+        )
+    assert mean < 0.6 and largest <= 25 and box < 1e-4
+
+
+@pytest.mark.parametrize("name", ["dfine_n", "paddledet_rtdetr_hgnetv2_l"])
+def test_the_folder_is_one_of_stock_transformers_and_says_what_was_assumed(converted_golden, name):
+    folder = converted_golden(name)
+    assert {path.name for path in folder.iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
+    config = json.loads((folder / "config.json").read_text())
+    assert "auto_map" not in json.dumps(config) and config["backbone_config"]["model_type"] == "hgnet_v2"
+    assert config["id2label"]["0"] == "person" and len(config["id2label"]) == 80
+    processor = json.loads((folder / "preprocessor_config.json").read_text())
+    assert processor["resample"] == (3 if name.startswith("paddledet") else 2)
+    assert processor["do_normalize"] is False and processor["size"] == {"height": 640, "width": 640}
+    card = (folder / "README.md").read_text()
+    for field in ("encode_proj_layers", "feat_strides", "learn_initial_query", "positional_encoding_temperature"):
+        assert f"| `{field}` | `{config[field]}` |" in card, field
+    assert "pipeline_tag: object-detection" in card and "| `num_queries` | `300` |" in card
+    assert ("DEIM" in card) == name.startswith("dfine")
+
+
+DFINE = {
+    "s": (
+        "b0",
+        {"depth_mult": 0.34, "hidden_expansion": 0.5, "decoder_layers": 3, "encoder_in_channels": [256, 512, 1024]},
+    ),
+    "m": ("b2", {"depth_mult": 0.67, "decoder_layers": 4, "encoder_in_channels": [384, 768, 1536]}),
+    "x": (
+        "b5",
+        {"encoder_hidden_dim": 384, "encoder_ffn_dim": 2048, "decoder_in_channels": [384] * 3, "reg_scale": 8.0},
+    ),
+}
+RTDETR = {
+    "x": ("b5", {"encoder_hidden_dim": 384, "encoder_ffn_dim": 2048, "decoder_in_channels": [384] * 3}),
+    "h": ("b6", {"encoder_hidden_dim": 512, "encoder_ffn_dim": 2048, "decoder_in_channels": [512] * 3}),
+}
+OTHER_SIZES = {
+    **{f"dfine_{size}": ("dfine", "dfine_l", *row) for size, row in DFINE.items()},
+    **{f"rtdetrv2_{size}": ("rtdetrv2", "rtdetrv2_hgnetv2_l", *row) for size, row in RTDETR.items()},
+    **{f"paddledet_{size}": ("paddledetection", "paddledet_rtdetr_hgnetv2_l", *row) for size, row in RTDETR.items()},
+}
+
+
+def published_file(key, manifest, variant, fields, folder, num_labels):
+    """A file as the original program writes it for another size, and the model of Transformers that it holds.
+
+    The names are those of the golden manifest (plus the projections that only other sizes have); shapes and values are those
+    of a fresh model of Transformers.
+    """
+    detector = DETECTORS[key]
+    kinds = {
+        "dfine": (transformers.DFineConfig, transformers.DFineForObjectDetection),
+        "rtdetrv2": (transformers.RTDetrV2Config, transformers.RTDetrV2ForObjectDetection),
+        "paddledetection": (transformers.RTDetrConfig, transformers.RTDetrForObjectDetection),
+    }
+    config_class, model_class = kinds[key]
+    backbone_config = hgnetv2_hf.HGNetV2Config.from_variant(variant, out_features=["stage2", "stage3", "stage4"])
+    defaults = {"encoder_in_channels": backbone_config.stage_out_channels[1:], "num_labels": num_labels}
+    if key == "dfine":
+        defaults["decoder_n_points"] = [3, 6, 3]
+    torch.manual_seed(0)
+    model = model_class(config_class(backbone_config=backbone_config, **{**defaults, **fields})).eval()
+    model.save_pretrained(folder / "expected")
+    written = load_file(folder / "expected" / "model.safetensors")
+    names = list(json.loads((GOLDENS / f"{manifest}.json").read_text())["tensors"])
+    prefix = "transformer" if detector.is_paddle else "decoder"
+    statistics = ("_mean", "_variance") if detector.is_paddle else ("running_mean", "running_var")
+    if f"{prefix}.input_proj.0.conv.weight" not in names:
+        names += [f"{prefix}.input_proj.{i}.conv.weight" for i in range(3)]
+        names += [f"{prefix}.input_proj.{i}.norm.{each}" for i in range(3) for each in ("weight", "bias", *statistics)]
+    backbone = rename_back(
+        {
+            name.removeprefix("model.backbone.model."): tensor
+            for name, tensor in written.items()
+            if name.startswith("model.backbone.model.")
+        },
+        LAYOUTS[detector.backbone_layout],
+    )
+    tensors = {f"backbone.{name}": tensor.contiguous() for name, tensor in backbone.items()}
+    for name in names:
+        if not name.startswith("backbone."):
+            tensor = _tensor_of(name, detector, written)
+            if tensor is not None:
+                tensors[name] = tensor
+    if key == "dfine":
+        for name in ("up", "reg_scale"):
+            tensors[f"decoder.{name}"] = written[f"model.decoder.{name}"]
+    path = folder / (f"{key}.pdparams" if detector.is_paddle else f"{key}.pth")
+    if detector.is_paddle:
+        write_paddle_file(tensors, path)
+    else:
+        torch.save({"ema": {"module": tensors}}, path)
+    return path, model, written
+
+
+def _tensor_of(name, detector, written):
+    """The value of one original tensor from those that Transformers wrote, or ``None`` where this size has none."""
+    is_matrix = name.endswith(".in_proj_weight")
+    shape = (6, 2) if is_matrix else (6,) if name.endswith(".in_proj_bias") else (1,)
+    probe = torch.zeros(shape[::-1] if detector.is_paddle and is_matrix else shape)
+    signature = LAYOUTS[detector.backbone_layout].signature
+    renamed, _ = rename_detector({name: probe, f"backbone.{signature}": torch.zeros(1)}, detector)
+    new = [each for each in renamed if not each.startswith("model.backbone.")]
+    if not all(each in written for each in new):
+        return None
+    tensor = torch.cat([written[each] for each in new])
+    if detector.is_paddle and "denoising_class_embed" in name:
+        return tensor[:-1]
+    return tensor.t().contiguous() if detector.is_paddle and tensor.ndim == 2 else tensor
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER_SIZES)
+def test_other_sizes_and_class_counts_are_recognised_from_the_tensors(tmp_path, name):
+    key, manifest, variant, fields = OTHER_SIZES[name]
+    classes = 7 if name.endswith("s") else 80
+    path, model, expected = published_file(key, manifest, variant, fields, tmp_path, classes)
+    report = convert_checkpoint(path, tmp_path / "out", family="dfine" if key == "dfine" else None)
+    assert (report.task, report.variant, report.num_labels) == ("detection", variant, classes)
+    converted = type(model).from_pretrained(tmp_path / "out").eval()
+    for field, value in fields.items():
+        assert getattr(converted.config, field) == value, field
+    theirs, ours = model.state_dict(), converted.state_dict()
+    padding = "model.denoising_class_embed.weight"
+    for each, tensor in theirs.items():
+        if not each.endswith("num_batches_tracked") and not (each == padding and key == "paddledetection"):
+            assert torch.equal(ours[each], tensor), each
+    pixel_values = torch.randn(1, 3, 128, 160)
+    with torch.inference_mode():
+        assert torch.equal(converted(pixel_values).logits, model(pixel_values).logits)
+
+
+def test_verify_compares_the_backbone_of_a_detector_with_timm(timm, golden_checkpoint, tmp_path):
+    report = convert_checkpoint(golden_checkpoint("dfine_n"), tmp_path / "out", family="dfine", verify=True)
+    (parity,) = report.parity
+    assert parity.program.startswith("timm") and parity.difference < 1e-9 and parity.as_converted < 1e-9
+    assert "its backbone alone" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.paddle
+def test_verify_compares_the_backbone_of_a_detector_with_paddleclas(paddle, golden_checkpoint, tmp_path):
+    report = convert_checkpoint(golden_checkpoint("paddledet_rtdetr_hgnetv2_l"), tmp_path / "out", verify=True)
+    assert report.parity[0].program.startswith("PaddleClas") and report.parity[0].difference < 1e-9
+
+
+def test_the_task_of_a_detector_file_can_be_chosen_but_not_invented(golden_checkpoint, tmp_path):
+    with pytest.raises(ConversionError, match="whole detector"):
+        convert_checkpoint(golden_checkpoint("dfine_n"), tmp_path / "out", task="classification")
+    with pytest.raises(ConversionError, match="holds no detector"):
+        convert_checkpoint("digits", tmp_path / "out", task="detection")
+    with pytest.raises(ConversionError, match="takes no option pool_padding"):
+        convert_checkpoint(golden_checkpoint("dfine_n"), tmp_path / "out", pool_padding="same")
+    with pytest.raises(ConversionError, match="a detector of D-FINE, not of RT-DETRv2"):
+        convert_checkpoint(golden_checkpoint("dfine_n"), tmp_path / "out", layout="rtdetrv2")
+    with pytest.raises(ConversionError, match="does not hold a b4"):
+        convert_checkpoint(golden_checkpoint("dfine_n"), tmp_path / "out", variant="l", family="dfine")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_named_after_deim_is_refused_with_the_reason_and_its_backbone_converts(golden_checkpoint, tmp_path):
+    path = tmp_path / "DEIM_dfine_hgnetv2_n_coco.pth"
+    path.symlink_to(golden_checkpoint("dfine_n"))
+    with pytest.raises(ConversionError, match="DEIM.*SiLU.*cannot express"):
+        convert_checkpoint(path, tmp_path / "out")
+    assert convert_checkpoint(path, tmp_path / "out", task="backbone").variant == "b0"
+
+
+def test_bad_detector_files_are_one_line_and_nothing_is_left(golden_checkpoint, tmp_path, capsys):
+    tensors, _ = read_weights(golden_checkpoint("dfine_n"))
+    nan = tensors["decoder.enc_score_head.bias"].clone()
+    nan[0] = float("nan")
+    cases = {
+        "lacks": ({n: t for n, t in tensors.items() if n != "encoder.fpn_blocks.0.cv4.conv.weight"}, "lacks"),
+        "unknown": ({**tensors, "decoder.extra.weight": torch.zeros(3)}, "does not have: model.extra.weight"),
+        "nan": ({**tensors, "decoder.enc_score_head.bias": nan}, "not finite"),
+        "classes": ({**tensors, "decoder.dec_score_head.0.weight": torch.zeros(3, 128)}, "do not form a D-FINE"),
+        "neck": ({**tensors, "encoder.input_proj.0.conv.weight": torch.zeros(128, 9, 1, 1)}, "takes maps of"),
+        "another_backbone": (
+            {name.replace("backbone.stages", "backbone.res_layers"): tensor for name, tensor in tensors.items()},
+            "no stages of an HGNetV2",
+        ),
+        "points": (
+            {**tensors, "decoder.decoder.layers.0.cross_attn.num_points_scale": torch.ones(5) * 2},
+            "how many points",
+        ),
+    }
+    for name, (content, words) in cases.items():
+        torch.save({"model": content}, tmp_path / f"{name}.pth")
+        assert main(["convert", str(tmp_path / f"{name}.pth"), str(tmp_path / "out"), "--family", "dfine"]) == 1
+        error = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if line.startswith("hgnetv2-hf:")]
+        assert len(error) == 1 and words in error[0], (name, error)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["dfine_n", "rtdetrv2_hgnetv2_l", "paddledet_rtdetr_hgnetv2_l"])
+@pytest.mark.parametrize("part", ["backbone", "neck or encoder"])
+def test_detectors_with_negative_variances_or_huge_numbers_are_refused(golden_checkpoint, tmp_path, name, part):
+    source = find_source(str(golden_checkpoint(name)))
+    tensors, _ = read_weights(source.path)
+    inside = [each for each in tensors if each.startswith("backbone.") == (part == "backbone")]
+    variance = next(each for each in inside if each.endswith((".running_var", "._variance")))
+    weight = next(each for each in inside if tensors[each].ndim == 4)
+    for bad, value, words in ((variance, -1e-3, "negative variance"), (weight, -1e39, "beyond float32")):
+        changed = tensors[bad].double().clone()
+        changed.view(-1)[-1] = value
+        with pytest.raises(ConversionError, match=words):
+            read_detector(source, recognise_detector(tensors), {**tensors, bad: changed}, GOLDEN_FAMILIES.get(name))
+
+
+@pytest.mark.parametrize("name", ["dfine_n", "rtdetrv2_hgnetv2_l"])
+def test_a_detector_whose_tensors_share_memory_converts(golden_checkpoint, tmp_path, name):
+    tensors, _ = read_weights(golden_checkpoint(name))
+    heads = [each for each in tensors if each.startswith("decoder.dec_score_head") and each.endswith("weight")]
+    norms = [each for each in tensors if re.search(r"^backbone\.stages\.0\..*layers.*bn\.bias$", each)][:2]
+    for one, other in (heads[:2], norms):
+        tensors[other] = tensors[one]
+    torch.save(tensors, tmp_path / "tied.pth")
+    convert_checkpoint(tmp_path / "tied.pth", tmp_path / "out", family=GOLDEN_FAMILIES.get(name))
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(written["model.decoder.class_embed.1.weight"], tensors[heads[1]])
+
+
+def test_published_detectors_are_in_the_table():
+    ap = {name: row.ap for name, row in PUBLISHED.items() if row.task == "detection" and row.ap is not None}
+    assert len([row for row in PUBLISHED.values() if row.task == "detection"]) == 5 + 4 + 4 + 3 + 3
+    assert ap["dfine_x_obj2coco"] == 59.3 and ap["rtdetr_hgnetv2_h_6x_coco"] == 56.3 and ap["dfine_n_coco"] == 42.8
+    assert all(row.url.endswith(row.file_name) for row in PUBLISHED.values() if row.task == "detection")
+
+
+@pytest.mark.slow
+def test_in_every_model_that_holds_an_hgnetv2_outputs_and_losses_equal_stock(tmp_path):
+    """Default configurations of the installed Transformers, found by looking inside; one seed, training with denoising too."""
+    from every_model import answers, build, types_with_hgnetv2
+
+    script = PROGRAMS / "every_model.py"
+    run = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=1800)
+    assert run.returncode == 0, run.stderr[-3000:]
+    types = types_with_hgnetv2()
+    assert run.stdout.split() == types and "d_fine" in types
+    for model_type in types:
+        model = build(model_type).eval()
+        (network,) = [m for m in model.modules() if isinstance(m, hgnetv2_hf.HGNetV2Backbone)]
+        assert network.channels == [each.shape[1] for each in network(torch.zeros(1, 3, 64, 64)).feature_maps]
+        stock = load_file(tmp_path / model_type / "model.safetensors")
+        model.save_pretrained(tmp_path / "ours")
+        ours = load_file(tmp_path / "ours" / "model.safetensors")
+        assert set(ours) == set(stock)
+        if not all(torch.equal(ours[name], tensor) for name, tensor in stock.items()):
+            # Stock's wrong channels make it build a layer and throw it away, which moves the random stream.
+            assert model_type == "pp_doclayout_v3"
+        # Copied into memory of its own: bits depend on how a tensor lies in it, and a file's lie as the file has them.
+        model.load_state_dict(type(model).from_pretrained(tmp_path / model_type).state_dict())
+        expected, computed = torch.load(tmp_path / f"{model_type}.pt"), answers(model)
+        assert set(expected) == set(computed) and len(expected) >= 2
+        for name, tensor in expected.items():
+            assert torch.equal(computed[name], tensor), (model_type, name)
+        if "train.loss" in expected:
+            assert any("_dn_" in name for name in expected)
+        shutil.rmtree(tmp_path / "ours")
+        shutil.rmtree(tmp_path / model_type)
+
+
+@pytest.mark.parametrize(
+    "name, kinds",
+    [
+        ("rt_detr", (transformers.RTDetrConfig, transformers.RTDetrForObjectDetection)),
+        ("rt_detr_v2", (transformers.RTDetrV2Config, transformers.RTDetrV2ForObjectDetection)),
+    ],
+)
+@pytest.mark.parametrize("stock_object", [False, True])
+def test_rt_detr_takes_an_hgnetv2_configuration_and_its_folder_loads_in_stock(
+    tmp_path, without_package, name, kinds, stock_object
+):
+    config_class, model_class = kinds
+    backbone_config = hgnetv2_hf.HGNetV2Config.from_variant("l", out_features=["stage2", "stage3", "stage4"])
+    if stock_object:
+        fields = {key: value for key, value in backbone_config.to_dict().items() if key != "out_indices"}
+        backbone_config = transformers.HGNetV2Config.from_dict(fields)
+    config = config_class(backbone_config=backbone_config, encoder_in_channels=[512, 1024, 2048], decoder_layers=2)
+    torch.manual_seed(0)
+    model = model_class(config).eval()
+    assert isinstance(model.model.backbone.model, hgnetv2_hf.HGNetV2Backbone)
+    assert list(model.model.backbone.intermediate_channel_sizes) == [512, 1024, 2048]
+    model.save_pretrained(tmp_path / "folder")
+    pixel_values = torch.randn(1, 3, 128, 160, dtype=torch.float64)
+    torch.save(pixel_values, tmp_path / "input.pt")
+    code = """
+import torch, transformers
+model = transformers.AutoModelForObjectDetection.from_pretrained(sys.argv[1]).double().eval()
+assert type(model.model.backbone.model).__module__.startswith("transformers.models")
+assert list(model.model.backbone.intermediate_channel_sizes) == [512, 1024, 2048]
+with torch.inference_mode():
+    torch.save(model(torch.load(sys.argv[2])).logits, sys.argv[3])
+"""
+    returncode, _, error = without_package(code, tmp_path / "folder", tmp_path / "input.pt", tmp_path / "answer.pt")
+    assert returncode == 0, error
+    with torch.inference_mode():
+        logits = model.double()(pixel_values).logits
+    assert relative_difference(logits, torch.load(tmp_path / "answer.pt")) < 1e-9
+
+
+@pytest.fixture
+def fresh_detector(tiny_fields):
+    def build(**changes):
+        config = hgnetv2_hf.HGNetV2Config(**{**tiny_fields, **changes}, out_features=["stage2", "stage3", "stage4"])
+        widths = config.stage_out_channels[1:]
+        return transformers.DFineForObjectDetection(
+            transformers.DFineConfig(
+                backbone_config=config, encoder_in_channels=widths, decoder_layers=2, num_queries=10
+            )
+        )
+
+    return build
+
+
+@pytest.mark.parametrize("form", ["folder", "file", "published"])
+def test_a_detector_starts_from_imagenet_weights(fresh_detector, tiny_fields, tmp_path, monkeypatch, form):
+    config = hgnetv2_hf.PPHGNetV2Config(**tiny_fields, num_labels=3)
+    classifier = randomize(hgnetv2_hf.PPHGNetV2ForImageClassification(config).eval())
+    write_paddle_file(rename_back(classifier.state_dict(), LAYOUTS["paddleclas"]), tmp_path / "w.pdparams")
+    source = tmp_path / "w.pdparams"
+    if form == "folder":
+        source = tmp_path / "folder"
+        convert_checkpoint(tmp_path / "w.pdparams", source)
+    elif form == "published":
+        source = "PPHGNetV2_B0_ssld_stage1"
+        monkeypatch.setenv("HGNETV2_HF_CACHE", str(tmp_path))
+        (tmp_path / "w.pdparams").rename(tmp_path / PUBLISHED[source].file_name)
+    model = fresh_detector()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    report = hgnetv2_hf.load_backbone_into(model, source)
+    weights = classifier.state_dict()
+    for name, tensor in model.state_dict().items():
+        inner = name.removeprefix("model.backbone.model.")
+        assert torch.equal(tensor, before[name] if inner == name else weights[inner]), name
+    assert report.place == "model.backbone.model" and report.num_tensors > 100
+    assert len(report.notes) == 1 and "pads the stem's max-pool in another way" in str(report)
+
+
+def test_a_backbone_that_does_not_fit_is_refused_by_name_and_changes_nothing(fresh_detector, golden_checkpoint):
+    model = fresh_detector()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match="holds b0, and the model has no published variant"):
+        hgnetv2_hf.load_backbone_into(model, golden_checkpoint("paddleclas_b0"))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(ValueError, match="has no HGNetV2 inside"):
+        hgnetv2_hf.load_backbone_into(torch.nn.Linear(2, 2), golden_checkpoint("paddleclas_b0"))
+
+
+@pytest.mark.slow
+def test_fine_tuning_from_a_random_head_learns_a_small_set_and_its_folder_detects(tmp_path, capsys):
+    """The documented example: sixteen canvases, and what it saves goes through the command line and stock's pipeline."""
+    pytest.importorskip("torchvision", reason="torchvision comes with the extra [detection]")
+    from finetune_detector import finetune
+
+    first, last, found = finetune(tmp_path)
+    assert last <= 0.3 * first and found >= 0.8, (first, last, found)
+    images = [str(tmp_path / "data" / f"{index}.png") for index in range(3)]
+    for table in ("csv", "jsonl"):
+        out = tmp_path / table
+        arguments = [*images, "--model", str(tmp_path / "model"), "--output", str(out), "--table", table]
+        assert main(["detect", *arguments, "--threshold", "0.3"]) == 0
+        assert {f"{index}.png" for index in range(3)} < {path.name for path in out.iterdir()}
+        assert "objects in 3 images" in capsys.readouterr().out
+    with open(tmp_path / "csv" / "detections.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = (tmp_path / "jsonl" / "detections.jsonl").read_text().splitlines()
+    assert len(rows) == len(lines) >= 3 and json.loads(lines[0])["label"] == rows[0]["label"]
+    annotations = json.loads((tmp_path / "data" / "annotations.json").read_text())["annotations"]
+    (first_object,) = [each for each in annotations if each["image_id"] == 0][:1]
+    labels = {row["label"] for row in rows if row["image"] == images[0]}
+    assert str(first_object["category_id"]) in labels
+    picture, original = (
+        np.asarray(PIL.Image.open(path).convert("RGB")) for path in (tmp_path / "csv" / "0.png", images[0])
+    )
+    assert picture.shape == original.shape and (picture != original).any()
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_an_exported_detector_is_compared_query_by_query(fresh_detector, tie):
+    from hgnetv2_hf.inference.export import detector_difference
+
+    torch.manual_seed(0)
+    model = fresh_detector().eval()
+    if not tie:
+        randomize(model, seed=1)
+    order, samples = torch.randperm(10), [torch.randn(1, 3, 128, 128) for _ in range(2)]
+
+    def run(pixel_values, logits=0.0, boxes=0.0):
+        with torch.no_grad():
+            output = model(torch.from_numpy(pixel_values))
+        found = {name: output[name][:, order].numpy().copy() for name in ("logits", "pred_boxes")}
+        found["logits"][0, 3] += logits
+        found["pred_boxes"][0, 5] += boxes
+        return found
+
+    assert detector_difference(model, run, samples) == 0
+    changed = [detector_difference(model, partial(run, **{name: 0.01}), samples) for name in ("logits", "boxes")]
+    assert changed == [None, None] if tie else all(1e-4 < each < 0.1 for each in changed)
+    assert np.isnan(detector_difference(model, partial(run, boxes=np.nan), samples))
+
+
+@pytest.fixture
+def detector_folder(fresh_detector, tmp_path):
+    model = fresh_detector()
+    model.save_pretrained(tmp_path / "detector")
+    processor = {
+        "image_processor_type": "RTDetrImageProcessor",
+        "size": {"height": 64, "width": 64},
+        "do_normalize": False,
+    }
+    (tmp_path / "detector" / "preprocessor_config.json").write_text(json.dumps(processor))
+    return tmp_path / "detector"
+
+
+def test_detect_lists_a_bad_image_with_its_error_and_numbers_equal_names(detector_folder, tmp_path, capsys):
+    images = tmp_path / "images"
+    for path in ("a/photo.png", "b/photo.png"):
+        (images / path).parent.mkdir(parents=True)
+        PIL.Image.radial_gradient("L").resize((80, 60)).save(images / path)
+    (images / "broken.jpg").write_bytes(b"not an image")
+    out = tmp_path / "out"
+    arguments = ["detect", str(images), "--model", str(detector_folder), "--output", str(out), "--threshold", "0"]
+    assert main(arguments) == 0
+    assert "in 2 images" in (printed := capsys.readouterr().out) and "1 image could not be read" in printed
+    assert {path.name for path in out.iterdir()} == {"photo.png", "photo-2.png", "detections.csv"}
+    with open(out / "detections.csv", encoding="utf-8", newline="") as file:
+        (broken,) = [row for row in csv.DictReader(file) if row["error"]]
+    assert broken["image"].endswith("broken.jpg") and not broken["label"]
+    assert main(arguments) == 1 and "exists already" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0
+
+
+def test_detect_works_without_torchvision_and_its_labels_can_be_read(detector_folder, tmp_path):
+    PIL.Image.new("RGB", (1600, 1200)).save(tmp_path / "image.png")
+    code = "import sys; sys.modules['torchvision'] = None\nfrom hgnetv2_hf import cli, detect\nsys.exit(cli.main(sys.argv[1:]))"
+    arguments = ["detect", tmp_path / "image.png", "--model", detector_folder, "--output", tmp_path / "out"]
+    run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300)
+    assert "0 objects in 1 image ->" in run.stdout, run.stderr[-2000:]
+    box = {"xmin": 100, "ymin": 300, "xmax": 700, "ymax": 900}
+    picture = PIL.Image.new("RGB", (1600, 1200))
+    drawn = np.asarray(_draw(picture, [{"label": "person", "score": 0.9, "box": box}]))
+    rows = np.flatnonzero((drawn == 255).all(-1).any(1))  # the text is white
+    assert rows[-1] < 300 and rows[-1] - rows[0] > 1200 / 50
+
+
+def test_detect_lists_names_that_are_not_text(detector_folder, tmp_path):
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    PIL.Image.radial_gradient("L").save(tmp_path / "image.png")
+    os.rename(tmp_path / "image.png", name)
+    for table in ("csv", "jsonl"):
+        out = tmp_path / table
+        arguments = ["--model", str(detector_folder), "--output", str(out), "--threshold", "0", "--table", table]
+        assert main(["detect", os.fsdecode(name), *arguments]) == 0
+        assert f"file://{tmp_path}/caf%E9.png" in (out / f"detections.{table}").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"image": "/no/such/*.png"}, "no image"),
+        ({"model": "/no/such/model"}, "no detector"),
+        ({"output": "used"}, "refuses to delete"),
+    ],
+)
+def test_detect_refuses_in_one_line_and_writes_nothing(detector_folder, tmp_path, capsys, change, words):
+    image, used = tmp_path / "image.png", tmp_path / "used"
+    PIL.Image.new("RGB", (40, 40)).save(image)
+    used.mkdir()
+    (used / "mine.txt").write_text("mine")
+    output = str(tmp_path / change.get("output", "out"))
+    model = change.get("model", str(detector_folder))
+    arguments = ["detect", change.get("image", str(image)), "--model", model, "--output", output, "--overwrite"]
+    capsys.readouterr()
+    assert main(arguments) == 1
+    errors = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if line.startswith("hgnetv2-hf:")]
+    assert len(errors) == 1 and words in errors[0]
+    assert not (tmp_path / "out").exists() and (used / "mine.txt").exists()
