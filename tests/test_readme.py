@@ -10,18 +10,31 @@ from hgnetv2_hf.cli.listing import parameter_count
 from hgnetv2_hf.hub.published import PUBLISHED
 
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_python_examples_run(tmp_path, golden_checkpoint):
-    code, detector = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert '"PPHGNetV2_B4_ssld_stage1"' in detector
+def test_the_python_examples_run(tmp_path, golden_checkpoint, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert main(["quickstart", "--out", str(tmp_path / "hgnetv2-digits")]) == 0
+    (shown,) = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)
+    assert shown in capsys.readouterr().out
+    assert '"PPHGNetV2_B4_ssld_stage1"' in code
+    code = code.replace("PPHGNetV2_B4_ssld_stage1", str(golden_checkpoint("paddleclas_b4")))
     code += "\nassert processor.size == {'shortest_edge': 32}\nassert model.config.num_labels == 10"
-    code = code.replace("backbone.channels   ", "assert backbone.channels == [64, 96, 128]; backbone.channels   ")
-    code += "\n" + detector.replace("PPHGNetV2_B4_ssld_stage1", str(golden_checkpoint("paddleclas_b4")))
+    code += "\nassert backbone.channels == [64, 96, 128]"
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
+
+
+def test_the_front_page_is_short_and_every_link_leads_somewhere():
+    assert len(README.splitlines()) <= 130
+    for page in ROOT.rglob("README.md"):
+        text = page.read_text(encoding="utf-8")
+        for link in re.findall(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)", text):
+            assert (page.parent / link[0]).exists(), f"{page}: {link[0]}"
+        for program in re.findall(r"python ((?:tests|conversion_scripts)/\S+\.py)", text):
+            assert (ROOT / program).is_file(), f"{page}: {program}"
 
 
 def test_the_accuracy_table_is_that_of_the_published_checkpoints():
