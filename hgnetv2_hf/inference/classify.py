@@ -215,7 +215,7 @@ def _rows(files, network, top_k, batch_size, workers):
     with ThreadPoolExecutor(workers) as pool:
         ahead = deque()
         for file in files:
-            ahead.append((file, pool.submit(_decode, network, file)))
+            ahead.append((file, _file_stamp(file), pool.submit(_decode, network, file)))
             if len(ahead) == batch_size * _BATCHES_AHEAD:
                 yield _batch([ahead.popleft() for _ in range(batch_size)], network, top_k)
         while ahead:
@@ -231,18 +231,23 @@ def _decode(network, file):
 
 
 def _batch(waiting, network, top_k):
-    decoded = [(file, future.result()) for file, future in waiting]
-    arrays = [pixels for _, pixels in decoded if not isinstance(pixels, str)]
+    decoded = [(file, stamp, future.result()) for file, stamp, future in waiting]
+    arrays = [pixels for _, _, pixels in decoded if not isinstance(pixels, str)]
     # Sizes differ only where the image processor does not crop.
     if len({array.shape for array in arrays}) <= 1:
         logits = iter(network(arrays)) if arrays else iter(())
     else:
         logits = (network([array])[0] for array in arrays)
     return [
-        {"image": file, "labels": [], "error": pixels}
+        {"image": file, "stamp": stamp, "labels": [], "error": pixels}
         if isinstance(pixels, str)
-        else {"image": file, "labels": top_labels(next(logits), network.config, top_k), "error": None}
-        for file, pixels in decoded
+        else {
+            "image": file,
+            "stamp": stamp,
+            "labels": top_labels(next(logits), network.config, top_k),
+            "error": None,
+        }
+        for file, stamp, pixels in decoded
     ]
 
 
@@ -251,6 +256,15 @@ def _line(row):
         return printable(f"{printable_path(row['image'])}: {row['error']}")
     labels = ", ".join(f"{each['label']} {each['score']:.4f}" for each in row["labels"])
     return printable(f"{printable_path(row['image'])}: {labels}")
+
+
+def _file_stamp(file):
+    """Changes when a file is replaced; ``None`` of one that cannot be looked at."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _stamp(folder):
@@ -278,12 +292,13 @@ def _journals(output, run, processes):
 
 
 def _resume(journal, files):
-    """How many whole rows of the same files the journal holds; what follows them is cut off."""
+    """How many whole rows of the same, unchanged files the journal holds; what follows them is cut off."""
     journal.seek(0)
     rows, end = 0, 0
     while (line := journal.readline()).endswith("\n"):
         try:
-            if json.loads(line)["image"] != next(files, None):
+            row, file = json.loads(line), next(files, None)
+            if row["image"] != file or row["stamp"] != _file_stamp(file):
                 break
         except (ValueError, KeyError, TypeError):
             break

@@ -127,6 +127,22 @@ def test_an_interrupted_run_continues_where_it_stopped(model, images, tmp_path):
     ]
 
 
+def test_images_replaced_meanwhile_are_classified_again(model, tmp_path, monkeypatch):
+    """A run that stops before it writes its table, other images under the same names, and the same run again."""
+    images, (zero, one) = tmp_path / "images", digits.load_held_out()[0][:2]
+    images.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        zero.save(images / name)
+    with monkeypatch.context() as patch:
+        patch.setattr("hgnetv2_hf.inference.classify._write_table", lambda *_: sys.exit(1))
+        with pytest.raises(SystemExit):
+            classify([str(images)], model, tmp_path / "out.csv", show=str)
+    one.save(images / "b.png")
+    assert classify([str(images)], model, tmp_path / "out.csv", show=str)["resumed"] == 1
+    classify([str(images)], model, tmp_path / "whole.csv", show=str)
+    assert rows(tmp_path / "out.csv") == rows(tmp_path / "whole.csv")
+
+
 def test_processes_share_the_files_and_each_continues_its_part(model, images, tmp_path):
     classify([str(images)], model, tmp_path / "whole.csv", show=str)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29541"]
