@@ -172,9 +172,9 @@ def atomic_folder(output_dir):
 def atomic_file(path):
     """Gives a path next to ``path`` that takes its name when the block ends without an error; on disk before that.
 
-    What a killed run left behind has the same name, so the next run overwrites it.
+    What a killed run left behind has the same name, so the next run overwrites it. A link keeps pointing where it points.
     """
-    path = Path(path).absolute()
+    path = Path(os.path.realpath(path))
     partial = path.with_name(f".{path.name}.partial")
     with lock(path):
         try:

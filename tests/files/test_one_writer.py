@@ -138,3 +138,13 @@ def test_files_are_written_by_one_at_a_time(tmp_path):
             pass
     assert (tmp_path / "figures.json").read_text() == "whole"
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "figures.json").symlink_to(tmp_path / "elsewhere" / "figures.json")
+    for text in ("first", "second"):
+        with atomic_file(tmp_path / "figures.json") as partial:
+            partial.write_text(text)
+        assert (tmp_path / "figures.json").is_symlink()
+        assert (tmp_path / "elsewhere" / "figures.json").read_text() == text
