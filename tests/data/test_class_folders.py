@@ -10,8 +10,8 @@ import PIL.Image
 import pytest
 from small_trainings import NO_AUGMENTATION, quick
 
-from hgnetv2_hf.data.image_folders import load_data
-from hgnetv2_hf.errors import TrainingError
+from hgnetv2_hf.data.load import load_data
+from hgnetv2_hf.errors import DataError, TrainingError
 from hgnetv2_hf.files.images import find_images
 from hgnetv2_hf.training import Options, recipe
 from hgnetv2_hf.training.work_folder import enter_work_folder
@@ -67,7 +67,7 @@ def test_folders_are_read_as_their_names_say(folders, tmp_path):
     ],
 )
 def test_folders_with_two_readings_are_refused(folders, message, tmp_path):
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(DataError, match=message):
         load_data(str(make(tmp_path / "data", several(*folders))))
 
 
@@ -138,11 +138,11 @@ def test_data_are_drawn_and_every_class_is_counted(scans, tiny, tmp_path):  # no
 
 
 def test_rare_classes_count_as_much_as_frequent_ones():
-    from hgnetv2_hf.data.image_folders import Split
-    from hgnetv2_hf.training.run import _class_weights
+    from hgnetv2_hf.data.splits import Split
+    from hgnetv2_hf.training.fit import class_weights
 
     labels = [0] * 6 + [1] * 2
-    weights = _class_weights(Split(range(8), labels), 2)
+    weights = class_weights(Split(range(8), labels), 2)
     assert [weights[label].item() * labels.count(label) for label in (0, 1)] == pytest.approx([4, 4])
 
 
@@ -222,23 +222,34 @@ def test_options_without_effect_are_refused(options, scans, tiny, tmp_path):  # 
 def test_hidden_files_and_folders_are_not_data(tmp_path):
     folder = make(tmp_path / "data", several("animals/cat", "plants/rose", "plants/.copies"))
     (folder / "animals" / "._cover.png").write_bytes((folder / "animals/cat/0.png").read_bytes())
-    with pytest.raises(TrainingError, match="--class-folders"):
+    with pytest.raises(DataError, match="--class-folders"):
         load_data(str(folder))
     make(folder, ["animals/cover.png"])
     data = load_data(str(folder), class_folders="inner", validation_fraction=0.0)
     assert data.classes == ["cat", "rose"] and len(data.train) == 8
 
 
+def test_images_beside_inner_folders_are_counted_as_not_used(tmp_path):
+    images = several("train/animals/cat", "train/plants/rose", "val/animals/cat", "val/plants/rose")
+    folder = make(tmp_path / "data", images)
+    assert not any("not used" in line for line in load_data(str(folder), class_folders="inner").understood)
+    make(folder, [*several("train/animals", count=2), *several("val/plants", count=1)])
+    data = load_data(str(folder), class_folders="inner")
+    assert data.classes == ["cat", "rose"] and (len(data.train), len(data.validation)) == (8, 8)
+    (line,) = [line for line in data.understood if line.startswith("not used")]
+    assert "3 images" in line and str(folder / "train" / "animals") in line and str(folder / "val" / "plants") in line
+
+
 @pytest.mark.parametrize("link, target", [("train/c", "train/a"), ("val", "train")])
 def test_links_that_use_images_twice_are_refused(link, target, tmp_path):
     folder = make(tmp_path / "data", several("train/a", "train/b"))
     (folder / link).symlink_to(folder / target)
-    with pytest.raises(TrainingError, match="are the same folder"):
+    with pytest.raises(DataError, match="are the same folder"):
         load_data(str(folder))
 
 
 def test_a_class_whose_name_is_no_text_is_refused(tmp_path):
-    with pytest.raises(TrainingError, match="is no UTF-8"):
+    with pytest.raises(DataError, match="is no UTF-8"):
         load_data(str(make(tmp_path / "data", several("a", "b\udcff"))))
 
 
