@@ -144,7 +144,7 @@ _ORDER = ("paddleclas", "timm", "dfine", "rtdetrv2", "paddledetection")
 PUBLISHED = {
     **dict(sorted(_ROWS.items(), key=lambda item: _ORDER.index(item[1].layout))),
     **dict(_detectors()),
-    # Trained by this project (hgnetv2_hf/digits.py); ships with the package.
+    # Trained by this project (hgnetv2_hf/training/README.md says how); ships with the package.
     "digits": Published("custom", "hgnetv2_digits.pdparams", "paddleclas", "classification", 32, 32, labels="digits"),
 }
 

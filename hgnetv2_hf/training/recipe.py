@@ -4,6 +4,8 @@ import math
 import os
 from typing import NamedTuple, Optional
 
+from ..wording import counted
+
 
 class Recipe(NamedTuple):
     epochs: float
@@ -47,7 +49,7 @@ RECIPES = {
         batch_size=32,
         images_per_step=32,
         rate_power=0.5,
-        sgd_rates=(0.1, 0.05),
+        sgd_rates=(0.1, 0.1),
         other_rates=(2e-3, 2e-3),
         warmup_epochs=1,
         crop_scale=(0.8, 1.25),
@@ -103,7 +105,8 @@ def choose(name, images, epochs=None, images_seen=None):
         return name, "option"
     if images_seen is None:
         epochs = RECIPES["small"].epochs if epochs is None else epochs
-        images_seen, how = round(images * epochs), f"{images:,} images × {epochs:g} epochs"
+        images_seen, times = round(images * epochs), int(epochs) if epochs == int(epochs) else round(epochs, 2)
+        how = f"{images:,} images × {counted(times, 'epoch')}"
     else:
         how = f"{images_seen:,} images seen"
     found = "imagenet" if images_seen >= IMAGENET_FROM else "small"

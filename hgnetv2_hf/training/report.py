@@ -1,12 +1,11 @@
 """What is left of a training run for people: a summary, pictures, tables, a model card."""
 
-import csv
-
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 from huggingface_hub import EvalResult, ModelCardData
 
+from ..evaluation import accuracy as evaluation
 from .starting_point import shown_name
 
 
@@ -31,56 +30,16 @@ def _figures(metrics):
     return "; ".join(parts)
 
 
-def per_class(confusion, classes):
-    """Class -> its validation images and the share of them that was recognised (``None`` where there are none)."""
-    images, right = confusion.sum(1).tolist(), confusion.diagonal().tolist()
-    return {
-        name: {"images": count, "accuracy": hits / count if count else None}
-        for name, count, hits in zip(classes, images, right)
-    }
-
-
 def close_to_chance(metrics):
     """A sentence on what to try where a training has learnt next to nothing, else ``None``."""
-    images = [row["images"] for row in metrics.get("per_class", {}).values()]
-    if not sum(images):
+    if "per_class" not in metrics:
         return None
-    chance = max(images) / sum(images)
-    if (metrics["accuracy"] - chance) / (1 - chance + 1e-9) > 0.1:
-        return None
-    return (
-        f"This is close to chance ({chance:.1%}, the most frequent class): look at the data with --draw-data 8, and try more "
+    finding = evaluation.close_to_chance(metrics["accuracy"], [row["images"] for row in metrics["per_class"].values()])
+    return finding and (
+        f"{finding}: look at the data with --draw-data 8, and try more "
         f"epochs (--num_train_epochs, {metrics['epochs']:g} now), another --learning_rate ({metrics['learning_rate']:.3g} now), "
         "smaller steps (--per_device_train_batch_size) or weaker augmentation (--recipe small)."
     )
-
-
-def write_confusion(confusion, classes, path):
-    """A row per true class, a column per answer; counts of validation images."""
-    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", *classes])
-        writer.writerows([name, *row] for name, row in zip(classes, confusion.tolist()))
-
-
-def draw_confusion(confusion, classes, path):
-    """Draws the shares of each true class's answers into ``path``. Returns ``False`` where matplotlib is missing."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    side = min(4 + 0.25 * len(classes), 14)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.subplots()
-    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    picture = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-    axes.set(xlabel="answer", ylabel="class")
-    if len(classes) <= 60:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
-    figure.colorbar(picture, label="share of the class's validation images", shrink=0.8)
-    figure.savefig(path, dpi=120)
-    return True
 
 
 def draw_data(data, preprocessing, augmentation, count, path):
@@ -123,14 +82,16 @@ def _as_drawn(tensor, augmentation):
 
 
 def draw_curves(metrics, path):
-    """Draws loss, rate and accuracy over the epochs into ``path``. Returns ``False`` where matplotlib is missing."""
+    """Draws loss, rate and, where there is one, accuracy over the epochs into ``path``. Returns ``False`` where matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return False
     runs = {"trained": metrics, "from scratch": metrics.get("from_scratch", {})}
-    panels = {"loss": "training loss", "learning_rate": "learning rate", "eval_accuracy": "accuracy"}
-    figure = Figure(figsize=(11, 3.5), layout="constrained")
+    panels = {"loss": "training loss", "learning_rate": "learning rate"}
+    if any("eval_accuracy" in row for run in runs.values() for row in run.get("history", [])):
+        panels["eval_accuracy"] = "accuracy"
+    figure = Figure(figsize=(11 / 3 * len(panels), 3.5), layout="constrained")
     for axes, (key, title) in zip(figure.subplots(1, len(panels)), panels.items()):
         for name, run in runs.items():
             points = [(row["epoch"], row[key]) for row in run.get("history", []) if key in row]

@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from hgnetv2_hf.benchmark.backends import DEFAULT_WAYS, WAYS
 from hgnetv2_hf.cli import main
 from hgnetv2_hf.cli.listing import file_size, parameter_count
 from hgnetv2_hf.data import digits
-from hgnetv2_hf.hub.published import PUBLISHED, Published
+from hgnetv2_hf.hub.published import ASSETS, PUBLISHED, Published
 from hgnetv2_hf.inference.precision import is_native
 from hgnetv2_hf.model.variants import VARIANTS
 from hgnetv2_hf.training.recipe import RECIPES
@@ -51,22 +52,36 @@ def test_the_shipped_scans_are_the_held_out_third_of_scikit_learns_digits():
 
 
 def test_the_shipped_checkpoint_is_small():
-    assert (digits.ASSETS / PUBLISHED["digits"].file_name).stat().st_size <= 1_000_000
+    assert (ASSETS / PUBLISHED["digits"].file_name).stat().st_size <= 1_000_000
 
 
 @pytest.mark.slow
 def test_the_documented_command_trains_the_shipped_checkpoint_again(tmp_path):
+    """The two lines of the training's README: at least 99 per cent, and a file that converts to the same image processor."""
     pytest.importorskip("sklearn", reason="scikit-learn comes with the extra [test]")
-    out = tmp_path / "digits.pdparams"
-    run = subprocess.run(
-        [sys.executable, "-m", "hgnetv2_hf.data.digits", str(out)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=3600,
-    )
-    assert float(re.search(r"([\d.]+)% of the held-out", run.stdout)[1]) >= 98
-    assert main(["convert", str(out), str(tmp_path / "folder"), "--resize-short", "32", "--crop-size", "32"]) == 0
+    text = (Path(hgnetv2_hf.__file__).parent / "training" / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^(?:OMP_NUM_THREADS=1 )?hgnetv2-hf (.*digits-new.*)$", text, flags=re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["train", "export-weights"]
+    # One thread: sums in another order end with other weights, and another accuracy.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for command in commands:
+        subprocess.run(
+            [sys.executable, "-m", "hgnetv2_hf", *command.split()],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            check=True,
+            timeout=3600,
+        )
+    accuracy = json.loads((tmp_path / "digits-new" / "metrics.json").read_text())["accuracy"]
+    print(f"{accuracy:.2%} of the held-out third")
+    assert accuracy >= 0.99
+    out = tmp_path / PUBLISHED["digits"].file_name
+    assert main(["convert", str(out), str(tmp_path / "folder")]) == 0
+    processors = [
+        json.loads((tmp_path / name / "preprocessor_config.json").read_text()) for name in ("digits-new", "folder")
+    ]
+    assert processors[0]["size"] == processors[1]["size"] and processors[0]["crop_size"] == processors[1]["crop_size"]
 
 
 def test_list_shows_variants_and_published_checkpoints(capsys):
@@ -199,7 +214,7 @@ def test_wrong_usage_is_status_two(arguments, capsys):
 
 
 def test_the_paddleclas_script_is_the_convert_command(tmp_path):
-    checkpoint = digits.ASSETS / PUBLISHED["digits"].file_name
+    checkpoint = ASSETS / PUBLISHED["digits"].file_name
     script = SCRIPTS / "convert_paddleclas.py"
     run = subprocess.run(
         [sys.executable, str(script), str(checkpoint), str(tmp_path / "out")],

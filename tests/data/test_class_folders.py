@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 from small_trainings import NO_AUGMENTATION, quick
 
-from hgnetv2_hf.data.image_folders import load_data
+from hgnetv2_hf.data.load import load_data
 from hgnetv2_hf.errors import DataError, TrainingError
 from hgnetv2_hf.files.images import find_images
 from hgnetv2_hf.training import Options, recipe
@@ -138,11 +138,11 @@ def test_data_are_drawn_and_every_class_is_counted(scans, tiny, tmp_path):  # no
 
 
 def test_rare_classes_count_as_much_as_frequent_ones():
-    from hgnetv2_hf.data.image_folders import Split
-    from hgnetv2_hf.training.run import _class_weights
+    from hgnetv2_hf.data.splits import Split
+    from hgnetv2_hf.training.fit import class_weights
 
     labels = [0] * 6 + [1] * 2
-    weights = _class_weights(Split(range(8), labels), 2)
+    weights = class_weights(Split(range(8), labels), 2)
     assert [weights[label].item() * labels.count(label) for label in (0, 1)] == pytest.approx([4, 4])
 
 
@@ -227,6 +227,17 @@ def test_hidden_files_and_folders_are_not_data(tmp_path):
     make(folder, ["animals/cover.png"])
     data = load_data(str(folder), class_folders="inner", validation_fraction=0.0)
     assert data.classes == ["cat", "rose"] and len(data.train) == 8
+
+
+def test_images_beside_inner_folders_are_counted_as_not_used(tmp_path):
+    images = several("train/animals/cat", "train/plants/rose", "val/animals/cat", "val/plants/rose")
+    folder = make(tmp_path / "data", images)
+    assert not any("not used" in line for line in load_data(str(folder), class_folders="inner").understood)
+    make(folder, [*several("train/animals", count=2), *several("val/plants", count=1)])
+    data = load_data(str(folder), class_folders="inner")
+    assert data.classes == ["cat", "rose"] and (len(data.train), len(data.validation)) == (8, 8)
+    (line,) = [line for line in data.understood if line.startswith("not used")]
+    assert "3 images" in line and str(folder / "train" / "animals") in line and str(folder / "val" / "plants") in line
 
 
 @pytest.mark.parametrize("link, target", [("train/c", "train/a"), ("val", "train")])

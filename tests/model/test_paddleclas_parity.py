@@ -147,22 +147,20 @@ def _custom_network(config):
 
 @pytest.mark.paddle
 def test_the_shipped_checkpoint_gives_the_same_logits_in_the_real_paddleclas(paddle, tmp_path):
-    from hgnetv2_hf.data.digits import configuration
     from hgnetv2_hf.hub.published import ASSETS, PUBLISHED
 
-    config = configuration()
     checkpoint = ASSETS / PUBLISHED["digits"].file_name
     pixel_values = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    hgnetv2_hf.convert_checkpoint(checkpoint, tmp_path / "digits")
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "digits").double().eval()
     answer = paddle(
         "network",
         checkpoint=str(checkpoint),
         pixel_values=pixel_values.numpy(),
         class_num=10,
         dropout_prob=0.0,
-        **_custom_network(config),
+        **_custom_network(model.config),
     )
-    hgnetv2_hf.convert_checkpoint(checkpoint, tmp_path / "digits")
-    model = AutoModelForImageClassification.from_pretrained(tmp_path / "digits").double().eval()
     with torch.inference_mode():
         logits = model(pixel_values.double()).logits
     assert relative_difference(logits, answer["logits"]) < FLOAT64

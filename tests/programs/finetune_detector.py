@@ -8,12 +8,13 @@ and heads start at random. Replace the data set and ``"digits"`` by your own and
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import torch
-from transformers import RTDetrConfig, RTDetrForObjectDetection, Trainer, TrainingArguments
+from transformers import AutoConfig, RTDetrConfig, RTDetrForObjectDetection, Trainer, TrainingArguments
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import hgnetv2_hf
@@ -84,7 +85,9 @@ def collate(examples):
 
 
 def build_model():
-    backbone = digits.configuration()
+    with tempfile.TemporaryDirectory() as folder:
+        hgnetv2_hf.convert_checkpoint("digits", f"{folder}/digits")
+        backbone = AutoConfig.from_pretrained(f"{folder}/digits")
     fields = {name: value for name, value in backbone.to_dict().items() if name in _ARCHITECTURE}
     config = RTDetrConfig(
         backbone_config=hgnetv2_hf.HGNetV2Config(**fields, out_features=["stage2", "stage3", "stage4"]),
