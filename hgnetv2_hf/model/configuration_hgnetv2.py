@@ -17,7 +17,7 @@ from .remote_code import AUTO_MAPS, SavesCode
 from .variants import DOWNSAMPLE_STRIDE, STEM_STRIDES, VARIANTS, architecture_fields, canonical_name
 
 
-if TYPE_CHECKING:  # names the other files for the loader of remote code (see remote_code.py)
+if TYPE_CHECKING:  # for the loader of remote code: see CODE_FILES
     from .image_processing_hgnetv2 import HGNetV2ImageProcessor  # noqa: F401
     from .modeling_hgnetv2 import HGNetV2Model  # noqa: F401
 
