@@ -10,7 +10,7 @@ import transformers
 from ..errors import ConversionError
 from ..hub.published import ASSETS
 from ..model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
-from ..wording import counted
+from ..wording import counted, sentence
 from .anchors import image_size_of
 from .architecture import Shapes, name_variant, recognise_architecture
 from .detectors import DETECTORS, rename_detector
@@ -255,7 +255,7 @@ def _load(detector, values, tensors):
                 None, config=config, state_dict=tensors, output_loading_info=True
             )
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = sentence(error)[:300]
         raise ConversionError(f"The tensors do not form a {detector.title} detector: {reason}") from error
     missing = sorted(name for name in info["missing_keys"] if not re.search(_COMPUTED_HERE, name))
     unexpected = sorted(info["unexpected_keys"])
