@@ -17,7 +17,7 @@ import torch
 from packaging.requirements import Requirement
 
 import hgnetv2_hf
-from hgnetv2_hf import benchmark as benchmark_module
+from hgnetv2_hf.benchmark import inference as benchmark_module
 from hgnetv2_hf.benchmark.backends import DEFAULT_WAYS, WAYS
 from hgnetv2_hf.cli import main
 from hgnetv2_hf.cli.listing import file_size, parameter_count
@@ -216,12 +216,12 @@ def test_the_package_runs_as_a_module():
     assert run.stdout.startswith("hgnetv2-hf ")
 
 
-@pytest.mark.parametrize("name", ["classify", "quickstart"])
-def test_interrupting_says_what_continues_and_leaves_no_handler(name, capsys, monkeypatch):
+@pytest.mark.parametrize("name, room", [("classify", "inference"), ("quickstart", "cli")])
+def test_interrupting_says_what_continues_and_leaves_no_handler(name, room, capsys, monkeypatch):
     def interrupted(*args, **kwargs):
         signal.raise_signal(signal.SIGTERM if name == "quickstart" else signal.SIGINT)
 
-    module = importlib.import_module(f"hgnetv2_hf.{name}")
+    module = importlib.import_module(f"hgnetv2_hf.{room}.{name}")
     monkeypatch.setattr(module, name, interrupted)
     before = signal.getsignal(signal.SIGTERM)
     if name == "quickstart":

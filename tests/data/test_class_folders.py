@@ -11,7 +11,7 @@ import pytest
 from small_trainings import NO_AUGMENTATION, quick
 
 from hgnetv2_hf.data.image_folders import load_data
-from hgnetv2_hf.errors import TrainingError
+from hgnetv2_hf.errors import DataError, TrainingError
 from hgnetv2_hf.files.images import find_images
 from hgnetv2_hf.training import Options, recipe
 from hgnetv2_hf.training.work_folder import enter_work_folder
@@ -67,7 +67,7 @@ def test_folders_are_read_as_their_names_say(folders, tmp_path):
     ],
 )
 def test_folders_with_two_readings_are_refused(folders, message, tmp_path):
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(DataError, match=message):
         load_data(str(make(tmp_path / "data", several(*folders))))
 
 
@@ -222,7 +222,7 @@ def test_options_without_effect_are_refused(options, scans, tiny, tmp_path):  # 
 def test_hidden_files_and_folders_are_not_data(tmp_path):
     folder = make(tmp_path / "data", several("animals/cat", "plants/rose", "plants/.copies"))
     (folder / "animals" / "._cover.png").write_bytes((folder / "animals/cat/0.png").read_bytes())
-    with pytest.raises(TrainingError, match="--class-folders"):
+    with pytest.raises(DataError, match="--class-folders"):
         load_data(str(folder))
     make(folder, ["animals/cover.png"])
     data = load_data(str(folder), class_folders="inner", validation_fraction=0.0)
@@ -233,12 +233,12 @@ def test_hidden_files_and_folders_are_not_data(tmp_path):
 def test_links_that_use_images_twice_are_refused(link, target, tmp_path):
     folder = make(tmp_path / "data", several("train/a", "train/b"))
     (folder / link).symlink_to(folder / target)
-    with pytest.raises(TrainingError, match="are the same folder"):
+    with pytest.raises(DataError, match="are the same folder"):
         load_data(str(folder))
 
 
 def test_a_class_whose_name_is_no_text_is_refused(tmp_path):
-    with pytest.raises(TrainingError, match="is no UTF-8"):
+    with pytest.raises(DataError, match="is no UTF-8"):
         load_data(str(make(tmp_path / "data", several("a", "b\udcff"))))
 
 

@@ -118,7 +118,7 @@ def test_a_killed_process_and_its_children_lock_nobody_out(tmp_path):
 
 
 def test_a_target_that_appears_meanwhile_is_not_replaced(tmp_path, monkeypatch):
-    from hgnetv2_hf.conversion import folder
+    from hgnetv2_hf.files import atomic as folder
 
     def appears(path):
         (tmp_path / "out").mkdir()

@@ -15,10 +15,9 @@ from hub_server import READ_TOKEN, HubServer, Repository
 from huggingface_hub import ModelCard
 
 import hgnetv2_hf
-from hgnetv2_hf import convert_checkpoint
+from hgnetv2_hf import ConversionError, convert_checkpoint
 from hgnetv2_hf.conversion.layouts import LAYOUTS, rename_back
 from hgnetv2_hf.conversion.paddle_file import write_paddle_file
-from hgnetv2_hf.errors import HubError
 from hgnetv2_hf.hub.published import ASSETS, PUBLISHED
 from hgnetv2_hf.model.remote_code import AUTO_MAPS, CODE_FILES
 
@@ -173,13 +172,13 @@ def test_train_pushes_the_whole_folder_at_the_end(hub, commands, tmp_path):
 
 
 def test_what_cannot_be_pushed_is_refused_before_any_work(tmp_path, monkeypatch):
-    with pytest.raises(HubError, match="repository name"):
+    with pytest.raises(ConversionError, match="repository name"):
         convert_checkpoint(DIGITS, tmp_path / "out", push_to_hub="a/b/c")
-    with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
+    with pytest.raises(ConversionError, match="HF_HUB_OFFLINE"):
         convert_checkpoint(DIGITS, tmp_path / "out", push_to_hub="a/b")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr("hgnetv2_hf.hub.upload.get_token", lambda: None)
-    with pytest.raises(HubError, match="hf auth login"):
+    with pytest.raises(ConversionError, match="hf auth login"):
         convert_checkpoint(DIGITS, tmp_path / "out", push_to_hub="a/b")
     assert not (tmp_path / "out").exists()
 

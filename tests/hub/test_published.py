@@ -12,9 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from hub_server import HubServer, Repository
 
-from hgnetv2_hf import convert_checkpoint
+from hgnetv2_hf import ConversionError, convert_checkpoint
 from hgnetv2_hf.cli import main
-from hgnetv2_hf.errors import HubError
 from hgnetv2_hf.hub import download, published
 from hgnetv2_hf.hub.published import ASSETS, PUBLISHED
 
@@ -135,7 +134,7 @@ def test_a_broken_download_continues_where_it_stopped(server, tmp_path):
 
 def test_a_download_given_up_continues_in_the_next_run(server, tmp_path):
     server.cuts = [100_000] + [0] * download.ATTEMPTS
-    with pytest.raises(HubError, match=r"ended after 100000 of \d+ bytes.*put it at"):
+    with pytest.raises(ConversionError, match=r"ended after 100000 of \d+ bytes.*put it at"):
         convert_checkpoint(NAME, tmp_path / "out", **options())
     assert not cached(tmp_path).exists() and not (tmp_path / "out").exists()
     server.cuts.clear()
@@ -147,7 +146,7 @@ def test_a_download_given_up_continues_in_the_next_run(server, tmp_path):
 def test_a_file_that_changed_in_between_starts_anew(server, tmp_path):
     server.content = b"x" * len(CONTENT)
     server.cuts = [100_000] + [0] * download.ATTEMPTS
-    with pytest.raises(HubError):
+    with pytest.raises(ConversionError):
         convert_checkpoint(NAME, tmp_path / "out", **options())
     server.cuts.clear()
     server.content = CONTENT
@@ -168,14 +167,14 @@ def test_a_server_that_fails_for_a_moment_is_asked_again_and_one_that_refuses_is
     cached(tmp_path).unlink()
     server.ranges.clear()
     server.statuses = [404]
-    with pytest.raises(HubError, match="404.*put it at"):
+    with pytest.raises(ConversionError, match="404.*put it at"):
         convert_checkpoint(NAME, tmp_path / "other", **options())
     assert len(server.ranges) == 1
 
 
 def test_a_web_page_in_the_place_of_the_file_is_not_kept(server, tmp_path):
     server.headers = {"Content-Type": "text/html"}
-    with pytest.raises(HubError, match="web page"):
+    with pytest.raises(ConversionError, match="web page"):
         convert_checkpoint(NAME, tmp_path / "out")
     assert not cached(tmp_path).exists()
 
@@ -209,7 +208,7 @@ def test_a_full_disk_is_one_sentence(server, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(download, "_receive", full)
-    with pytest.raises(HubError, match="No space left"):
+    with pytest.raises(ConversionError, match="No space left"):
         convert_checkpoint(NAME, tmp_path / "out")
 
 
