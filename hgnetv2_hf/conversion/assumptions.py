@@ -6,6 +6,7 @@ from pathlib import Path
 from ..errors import ConversionError
 from ..hub.published import ASSETS
 from ..model.image_processing_hgnetv2 import IMAGENET_MEAN, IMAGENET_STD
+from ..model.variants import DOWNSAMPLE_STRIDE, STEM_STRIDES
 from ..wording import counted
 from .timm_folder import REASON
 
@@ -30,17 +31,12 @@ def assume(source, layout, task, fields, options):
     Raises:
         `ConversionError`: an option does not fit the network.
     """
-    stages = len(fields["stage_in_channels"])
     has_dropout = task == "classification" and fields["use_last_conv"]
     if options["dropout_prob"] and not has_dropout:
         raise ConversionError(
             "PaddleClas drops out only behind its last convolution, which this network does not have."
         )
-    defaults = {
-        "hidden_act": ("relu", _EVERYWHERE),
-        "stem_strides": ([2, 1, 1, 2, 1], _EVERYWHERE),
-        "stage_downsample_strides": ([2] * stages, _EVERYWHERE),
-    }
+    defaults = assume_trunk(fields)
     if fields["use_learnable_affine_block"] or has_dropout or options["pool_padding"]:
         defaults["pool_padding"] = (layout.pool_padding, _why_padding(layout))
     if has_dropout:
@@ -59,6 +55,15 @@ def assume(source, layout, task, fields, options):
         for field in ("image_mean", "image_std"):
             assumed[field] = _per_channel(field, *assumed[field], fields["num_channels"])
     return assumed
+
+
+def assume_trunk(fields):
+    """What no tensor of any network shows: activation and strides; arguments and result as in [`assume`]."""
+    return {
+        "hidden_act": ("relu", _EVERYWHERE),
+        "stem_strides": (list(STEM_STRIDES), _EVERYWHERE),
+        "stage_downsample_strides": ([DOWNSAMPLE_STRIDE] * len(fields["stage_in_channels"]), _EVERYWHERE),
+    }
 
 
 def _per_channel(field, values, reason, channels):

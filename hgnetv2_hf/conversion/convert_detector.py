@@ -10,9 +10,10 @@ import transformers
 from ..errors import ConversionError
 from ..hub.published import ASSETS
 from ..model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
-from ..wording import counted
+from ..wording import counted, sentence
 from .anchors import image_size_of
 from .architecture import Shapes, name_variant, recognise_architecture
+from .assumptions import assume_trunk
 from .detectors import DETECTORS, rename_detector
 from .families import decide_family
 from .layouts import LAYOUTS, is_counter
@@ -62,7 +63,7 @@ def read_detector(source, key, content, family=None):
             "its network converts (--task backbone)."
         )
     shapes = Shapes(tensors)
-    assumed = _assumed(detector)
+    assumed = {**assume_trunk(fields), **_assumed(detector)}
     if key == "dfine":
         _, reason = decide_family(source, content, name_variant(fields), family)
         assumed["head activation"] = ("relu", reason)
@@ -88,12 +89,9 @@ def read_detector(source, key, content, family=None):
 
 
 def _assumed(detector):
-    """What no tensor of any of the published detectors shows."""
+    """What no tensor of any of the published detectors shows of its neck and decoder."""
     reason = f"every published {detector.title}"
     assumed = {
-        "hidden_act": ("relu", "every published HGNetV2"),
-        "stem_strides": ([2, 1, 1, 2, 1], "every published HGNetV2"),
-        "stage_downsample_strides": ([2, 2, 2, 2], "every published HGNetV2"),
         "num_queries": (300, reason),
         "encoder_attention_heads": (8, reason),
         "decoder_attention_heads": (8, reason),
@@ -255,7 +253,7 @@ def _load(detector, values, tensors):
                 None, config=config, state_dict=tensors, output_loading_info=True
             )
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = sentence(error)[:300]
         raise ConversionError(f"The tensors do not form a {detector.title} detector: {reason}") from error
     missing = sorted(name for name in info["missing_keys"] if not re.search(_COMPUTED_HERE, name))
     unexpected = sorted(info["unexpected_keys"])

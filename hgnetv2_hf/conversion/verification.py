@@ -16,7 +16,7 @@ import torch
 from ..errors import ConversionError
 from ..model.configuration_hgnetv2 import PADDLE_EPSILON
 from ..model.variants import STAGE_FIELDS
-from ..wording import counted
+from ..wording import counted, sentence
 from .layouts import LAYOUTS, is_counter, rename_back
 from .paddle_file import write_paddle_file
 from .timm_folder import TimmModel
@@ -230,7 +230,7 @@ def _timm_network(question, tensors):
             network = timm.create_model(question.timm.architecture, **{**arguments, "pretrained": False})
             network.load_state_dict(tensors, strict=True)
         except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:120]
+            reason = sentence(error)[:120]
             raise NotComparable(
                 f"timm was not run: its {question.timm.architecture}, built as config.json says, does not take these tensors "
                 f"({reason})"

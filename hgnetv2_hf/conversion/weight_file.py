@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import ConversionError
+from ..wording import sentence
 from .nesting import strip_prefixes, unwrap
 from .paddle_file import read_nested_paddle_file
 
@@ -129,5 +130,5 @@ def _check_tensors(path, tensors, size):
 
 
 def _short(error):
-    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    text = sentence(error).rstrip(".")
     return text if len(text) <= 200 else text[:200] + "…"

@@ -1,7 +1,6 @@
 """Downloads of published weights: with progress, resumed after a break, checked against the announced size, cached."""
 
 import contextlib
-import http.client
 import os
 import re
 import time
@@ -13,6 +12,8 @@ from huggingface_hub import constants
 from tqdm.auto import tqdm
 
 from ..errors import HubError
+from ..wording import sentence
+from .network import NETWORK_ERRORS, is_offline
 
 
 try:
@@ -48,12 +49,12 @@ def fetch(row):
     if path.is_file():
         return str(path)
     by_hand = f"download {row.url} yourself and put it at {path}"
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+    if is_offline():
         raise HubError(f"{row.file_name} is not here and HF_HUB_OFFLINE forbids the network; {by_hand}.")
     try:
         return _from_hub(row) if row.repo_id else _from_address(row.url, path)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    except (OSError, ValueError, *NETWORK_ERRORS) as error:
+        reason = sentence(error)[:200].rstrip(".")
         raise HubError(f"Cannot download {row.file_name} ({reason}); {by_hand}.") from error
 
 
@@ -94,7 +95,7 @@ def _download(url, partial):
             elif error.code < 500:
                 raise
             failure = error
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        except (urllib.error.URLError, *NETWORK_ERRORS) as error:
             failure = error
         reached = partial.stat().st_size if partial.exists() else 0
         failures = failures + 1 if reached <= before or not reached else 1

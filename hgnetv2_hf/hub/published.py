@@ -1,10 +1,11 @@
 """Published checkpoints, as data: file, accuracy and preprocessing as their authors give them.
 
-Sources: PaddleClas ``docs/zh_CN/models/ImageNet1k/PP-HGNetV2.md`` and ``ppcls/configs`` (accuracy on ImageNet-1k, 224×224);
-timm ``models/hgnet.py``; the backbone files that D-FINE, RT-DETRv2 and PaddleDetection download; the model tables of these three
-(AP on COCO val2017). All are Apache-2.0.
+Sources: PaddleClas ``docs/zh_CN/models/ImageNet1k/PP-HGNetV2.md`` and ``ppcls/configs`` (accuracy on ImageNet-1k,
+224×224); timm ``models/hgnet.py``; the backbone files that D-FINE, RT-DETRv2 and PaddleDetection download; the model
+tables of these three (AP on COCO val2017). All are Apache-2.0.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -13,11 +14,9 @@ ASSETS = Path(__file__).parents[1] / "assets"
 PADDLECLAS_URL = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/legendary_models/"
 DFINE_URL = "https://github.com/Peterande/storage/releases/download/dfinev1.0/"
 RTDETRV2_URL = "https://github.com/lyuwenyu/storage/releases/download/v0.1/"
-PADDLEDETECTION_URLS = {
-    "l": "https://bj.bcebos.com/v1/paddledet/models/pretrained/",
-    "x": "https://bj.bcebos.com/v1/paddledet/models/pretrained/",
-    "h": "https://paddledet.bj.bcebos.com/models/pretrained/",
-}
+PADDLEDETECTION_URL = "https://bj.bcebos.com/v1/paddledet/models/"
+PADDLEDETECTION_BACKBONE_URL = "https://bj.bcebos.com/v1/paddledet/models/pretrained/"
+PADDLEDETECTION_H_BACKBONE_URL = "https://paddledet.bj.bcebos.com/models/pretrained/"
 
 
 class Published(NamedTuple):
@@ -36,115 +35,109 @@ class Published(NamedTuple):
     license: str = "apache-2.0"
 
 
-def _classifiers(variant, top1, top5):
-    """PaddleClas's two files of a variant, and timm's two, which hold the same weights."""
-    stem = f"PPHGNetV2_{variant.upper()}_ssld"
-    rows = {}
-    for name, file, accuracy in (
-        (f"{stem}_stage2", f"{stem}_pretrained.pdparams", (top1, top5)),
-        (f"{stem}_stage1", f"{stem}_stage1_pretrained.pdparams", (None, None)),
-    ):
-        rows[name] = Published(
-            variant,
-            file,
-            "paddleclas",
-            "classification",
-            236,
-            224,
-            *accuracy,
-            "imagenet-1k",
-            url=PADDLECLAS_URL + file,
-        )
-    for name, accuracy in (
-        (f"hgnetv2_{variant}.ssld_stage2_ft_in1k", (top1, top5)),
-        (f"hgnetv2_{variant}.ssld_stage1_in22k_in1k", (None, None)),
-    ):
-        url = f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors"
-        # 232 is timm's own: its crop_pct of 0.965.
-        rows[name] = Published(
-            variant,
-            f"{name}.safetensors",
-            "timm",
-            "classification",
-            232,
-            224,
-            *accuracy,
-            "imagenet-1k",
-            url=url,
-            repo_id=f"timm/{name}",
-        )
-    return rows
+# What the rows of one program share. timm's short side of 232 is its own: a crop_pct of 0.965.
+def _paddleclas(variant, file_name, top1, top5):
+    url = PADDLECLAS_URL + file_name
+    return Published(variant, file_name, "paddleclas", "classification", 236, 224, top1, top5, "imagenet-1k", url=url)
 
 
-def _backbone(layout, variant, url):
-    file = url.rpartition("/")[2]
-    return {Path(file).stem: Published(variant, file, layout, "backbone", url=url)}
+def _timm(variant, repo_id, top1, top5):
+    file_name = repo_id.removeprefix("timm/") + ".safetensors"
+    url = "https://huggingface.co/" + repo_id + "/resolve/main/model.safetensors"
+    shared = {"labels": "imagenet-1k", "url": url, "repo_id": repo_id}
+    return Published(variant, file_name, "timm", "classification", 232, 224, top1, top5, **shared)
 
 
-_ROWS = {
-    #                        top-1  top-5
-    **_classifiers("b0", 77.77, 93.91),
-    **_classifiers("b1", 79.18, 94.57),
-    **_classifiers("b2", 81.74, 95.88),
-    **_classifiers("b3", 82.98, 96.43),
-    **_classifiers("b4", 83.57, 96.72),
-    **_classifiers("b5", 84.75, 97.32),
-    **_classifiers("b6", 86.30, 97.84),
-}
-for _variant in ("b0", "b1", "b2", "b3", "b4", "b5", "b6"):
-    _ROWS.update(_backbone("dfine", _variant, f"{DFINE_URL}PPHGNetV2_{_variant.upper()}_stage1.pth"))
-for _alias, _variant in (("l", "b4"), ("x", "b5"), ("h", "b6")):
-    _stem = f"PPHGNetV2_{_alias.upper()}_ssld_pretrained"
-    _ROWS.update(_backbone("rtdetrv2", _variant, f"{RTDETRV2_URL}{_stem}_from_paddle.pth"))
-    _ROWS.update(_backbone("paddledetection", _variant, f"{PADDLEDETECTION_URLS[_alias]}{_stem}.pdparams"))
-
-_DFINE_AP = {  # COCO; COCO after Objects365
-    "n": ("b0", 42.8, None),
-    "s": ("b0", 48.5, 50.7),
-    "m": ("b2", 52.3, 55.1),
-    "l": ("b4", 54.0, 57.3),
-    "x": ("b5", 55.8, 59.3),
-}
-_RTDETR_AP = {"l": ("b4", 52.9, 53.0), "x": ("b5", 54.7, 54.8), "h": ("b6", 56.3, 56.3)}  # RT-DETRv2, PaddleDetection
+def _backbone(layout, base_url, variant, file_name):
+    return Published(variant, file_name, layout, "backbone", url=base_url + file_name)
 
 
-def _detectors():
-    for size, (variant, ap, ap_after_objects365) in _DFINE_AP.items():
-        files = {f"dfine_{size}_coco": (ap, "coco")}
-        if ap_after_objects365 is not None:
-            epochs = "_e25" if size == "l" else ""
-            files[f"dfine_{size}_obj2coco{epochs}"] = (ap_after_objects365, "coco")
-            files[f"dfine_{size}_obj365"] = (None, None)
-        for name, (figure, labels) in files.items():
-            yield (
-                name,
-                Published(
-                    variant,
-                    f"{name}.pth",
-                    "dfine",
-                    "detection",
-                    labels=labels,
-                    ap=figure,
-                    url=f"{DFINE_URL}{name}.pth",
-                ),
-            )
-    for size, (variant, pytorch, paddle) in _RTDETR_AP.items():
-        name = f"rtdetrv2_hgnetv2_{size}_6x_coco_from_paddle"
-        url = f"{RTDETRV2_URL}{name}.pth"
-        yield name, Published(variant, f"{name}.pth", "rtdetrv2", "detection", labels="coco", ap=pytorch, url=url)
-        name = f"rtdetr_hgnetv2_{size}_6x_coco"
-        url = f"https://bj.bcebos.com/v1/paddledet/models/{name}.pdparams"
-        yield (
-            name,
-            Published(variant, f"{name}.pdparams", "paddledetection", "detection", labels="coco", ap=paddle, url=url),
-        )
+def _detector(layout, base_url, variant, file_name, labels, ap):
+    return Published(variant, file_name, layout, "detection", labels=labels, ap=ap, url=base_url + file_name)
 
 
-_ORDER = ("paddleclas", "timm", "dfine", "rtdetrv2", "paddledetection")
+_dfine_backbone = partial(_backbone, "dfine", DFINE_URL)
+_rtdetrv2_backbone = partial(_backbone, "rtdetrv2", RTDETRV2_URL)
+_paddledetection_backbone = partial(_backbone, "paddledetection", PADDLEDETECTION_BACKBONE_URL)
+_paddledetection_h_backbone = partial(_backbone, "paddledetection", PADDLEDETECTION_H_BACKBONE_URL)
+_dfine = partial(_detector, "dfine", DFINE_URL)
+_rtdetrv2 = partial(_detector, "rtdetrv2", RTDETRV2_URL)
+_paddledetection = partial(_detector, "paddledetection", PADDLEDETECTION_URL)
+
+# A row per checkpoint, written out so that a search for its name or its file finds it.
 PUBLISHED = {
-    **dict(sorted(_ROWS.items(), key=lambda item: _ORDER.index(item[1].layout))),
-    **dict(_detectors()),
-    # Trained by this project (hgnetv2_hf/training/README.md says how); ships with the package.
+    # PaddleClas's classifiers: variant, file, top-1, top-5 (per cent).
+    "PPHGNetV2_B0_ssld_stage2": _paddleclas("b0", "PPHGNetV2_B0_ssld_pretrained.pdparams", 77.77, 93.91),
+    "PPHGNetV2_B0_ssld_stage1": _paddleclas("b0", "PPHGNetV2_B0_ssld_stage1_pretrained.pdparams", None, None),
+    "PPHGNetV2_B1_ssld_stage2": _paddleclas("b1", "PPHGNetV2_B1_ssld_pretrained.pdparams", 79.18, 94.57),
+    "PPHGNetV2_B1_ssld_stage1": _paddleclas("b1", "PPHGNetV2_B1_ssld_stage1_pretrained.pdparams", None, None),
+    "PPHGNetV2_B2_ssld_stage2": _paddleclas("b2", "PPHGNetV2_B2_ssld_pretrained.pdparams", 81.74, 95.88),
+    "PPHGNetV2_B2_ssld_stage1": _paddleclas("b2", "PPHGNetV2_B2_ssld_stage1_pretrained.pdparams", None, None),
+    "PPHGNetV2_B3_ssld_stage2": _paddleclas("b3", "PPHGNetV2_B3_ssld_pretrained.pdparams", 82.98, 96.43),
+    "PPHGNetV2_B3_ssld_stage1": _paddleclas("b3", "PPHGNetV2_B3_ssld_stage1_pretrained.pdparams", None, None),
+    "PPHGNetV2_B4_ssld_stage2": _paddleclas("b4", "PPHGNetV2_B4_ssld_pretrained.pdparams", 83.57, 96.72),
+    "PPHGNetV2_B4_ssld_stage1": _paddleclas("b4", "PPHGNetV2_B4_ssld_stage1_pretrained.pdparams", None, None),
+    "PPHGNetV2_B5_ssld_stage2": _paddleclas("b5", "PPHGNetV2_B5_ssld_pretrained.pdparams", 84.75, 97.32),
+    "PPHGNetV2_B5_ssld_stage1": _paddleclas("b5", "PPHGNetV2_B5_ssld_stage1_pretrained.pdparams", None, None),
+    "PPHGNetV2_B6_ssld_stage2": _paddleclas("b6", "PPHGNetV2_B6_ssld_pretrained.pdparams", 86.30, 97.84),
+    "PPHGNetV2_B6_ssld_stage1": _paddleclas("b6", "PPHGNetV2_B6_ssld_stage1_pretrained.pdparams", None, None),
+    # timm's, which hold the same weights: variant, repository, top-1, top-5.
+    "hgnetv2_b0.ssld_stage2_ft_in1k": _timm("b0", "timm/hgnetv2_b0.ssld_stage2_ft_in1k", 77.77, 93.91),
+    "hgnetv2_b0.ssld_stage1_in22k_in1k": _timm("b0", "timm/hgnetv2_b0.ssld_stage1_in22k_in1k", None, None),
+    "hgnetv2_b1.ssld_stage2_ft_in1k": _timm("b1", "timm/hgnetv2_b1.ssld_stage2_ft_in1k", 79.18, 94.57),
+    "hgnetv2_b1.ssld_stage1_in22k_in1k": _timm("b1", "timm/hgnetv2_b1.ssld_stage1_in22k_in1k", None, None),
+    "hgnetv2_b2.ssld_stage2_ft_in1k": _timm("b2", "timm/hgnetv2_b2.ssld_stage2_ft_in1k", 81.74, 95.88),
+    "hgnetv2_b2.ssld_stage1_in22k_in1k": _timm("b2", "timm/hgnetv2_b2.ssld_stage1_in22k_in1k", None, None),
+    "hgnetv2_b3.ssld_stage2_ft_in1k": _timm("b3", "timm/hgnetv2_b3.ssld_stage2_ft_in1k", 82.98, 96.43),
+    "hgnetv2_b3.ssld_stage1_in22k_in1k": _timm("b3", "timm/hgnetv2_b3.ssld_stage1_in22k_in1k", None, None),
+    "hgnetv2_b4.ssld_stage2_ft_in1k": _timm("b4", "timm/hgnetv2_b4.ssld_stage2_ft_in1k", 83.57, 96.72),
+    "hgnetv2_b4.ssld_stage1_in22k_in1k": _timm("b4", "timm/hgnetv2_b4.ssld_stage1_in22k_in1k", None, None),
+    "hgnetv2_b5.ssld_stage2_ft_in1k": _timm("b5", "timm/hgnetv2_b5.ssld_stage2_ft_in1k", 84.75, 97.32),
+    "hgnetv2_b5.ssld_stage1_in22k_in1k": _timm("b5", "timm/hgnetv2_b5.ssld_stage1_in22k_in1k", None, None),
+    "hgnetv2_b6.ssld_stage2_ft_in1k": _timm("b6", "timm/hgnetv2_b6.ssld_stage2_ft_in1k", 86.30, 97.84),
+    "hgnetv2_b6.ssld_stage1_in22k_in1k": _timm("b6", "timm/hgnetv2_b6.ssld_stage1_in22k_in1k", None, None),
+    # Backbones that detectors are trained from: variant, file.
+    "PPHGNetV2_B0_stage1": _dfine_backbone("b0", "PPHGNetV2_B0_stage1.pth"),
+    "PPHGNetV2_B1_stage1": _dfine_backbone("b1", "PPHGNetV2_B1_stage1.pth"),
+    "PPHGNetV2_B2_stage1": _dfine_backbone("b2", "PPHGNetV2_B2_stage1.pth"),
+    "PPHGNetV2_B3_stage1": _dfine_backbone("b3", "PPHGNetV2_B3_stage1.pth"),
+    "PPHGNetV2_B4_stage1": _dfine_backbone("b4", "PPHGNetV2_B4_stage1.pth"),
+    "PPHGNetV2_B5_stage1": _dfine_backbone("b5", "PPHGNetV2_B5_stage1.pth"),
+    "PPHGNetV2_B6_stage1": _dfine_backbone("b6", "PPHGNetV2_B6_stage1.pth"),
+    "PPHGNetV2_L_ssld_pretrained_from_paddle": _rtdetrv2_backbone("b4", "PPHGNetV2_L_ssld_pretrained_from_paddle.pth"),
+    "PPHGNetV2_X_ssld_pretrained_from_paddle": _rtdetrv2_backbone("b5", "PPHGNetV2_X_ssld_pretrained_from_paddle.pth"),
+    "PPHGNetV2_H_ssld_pretrained_from_paddle": _rtdetrv2_backbone("b6", "PPHGNetV2_H_ssld_pretrained_from_paddle.pth"),
+    "PPHGNetV2_L_ssld_pretrained": _paddledetection_backbone("b4", "PPHGNetV2_L_ssld_pretrained.pdparams"),
+    "PPHGNetV2_X_ssld_pretrained": _paddledetection_backbone("b5", "PPHGNetV2_X_ssld_pretrained.pdparams"),
+    "PPHGNetV2_H_ssld_pretrained": _paddledetection_h_backbone("b6", "PPHGNetV2_H_ssld_pretrained.pdparams"),
+    # D-FINE's detectors, on COCO, on Objects365 and then COCO, on Objects365: variant, file, labels, AP.
+    "dfine_n_coco": _dfine("b0", "dfine_n_coco.pth", "coco", 42.8),
+    "dfine_s_coco": _dfine("b0", "dfine_s_coco.pth", "coco", 48.5),
+    "dfine_s_obj2coco": _dfine("b0", "dfine_s_obj2coco.pth", "coco", 50.7),
+    "dfine_s_obj365": _dfine("b0", "dfine_s_obj365.pth", None, None),
+    "dfine_m_coco": _dfine("b2", "dfine_m_coco.pth", "coco", 52.3),
+    "dfine_m_obj2coco": _dfine("b2", "dfine_m_obj2coco.pth", "coco", 55.1),
+    "dfine_m_obj365": _dfine("b2", "dfine_m_obj365.pth", None, None),
+    "dfine_l_coco": _dfine("b4", "dfine_l_coco.pth", "coco", 54.0),
+    "dfine_l_obj2coco_e25": _dfine("b4", "dfine_l_obj2coco_e25.pth", "coco", 57.3),
+    "dfine_l_obj365": _dfine("b4", "dfine_l_obj365.pth", None, None),
+    "dfine_x_coco": _dfine("b5", "dfine_x_coco.pth", "coco", 55.8),
+    "dfine_x_obj2coco": _dfine("b5", "dfine_x_obj2coco.pth", "coco", 59.3),
+    "dfine_x_obj365": _dfine("b5", "dfine_x_obj365.pth", None, None),
+    # RT-DETRv2's and PaddleDetection's: variant, file, labels, AP.
+    "rtdetrv2_hgnetv2_l_6x_coco_from_paddle": _rtdetrv2(
+        "b4", "rtdetrv2_hgnetv2_l_6x_coco_from_paddle.pth", "coco", 52.9
+    ),
+    "rtdetr_hgnetv2_l_6x_coco": _paddledetection("b4", "rtdetr_hgnetv2_l_6x_coco.pdparams", "coco", 53.0),
+    "rtdetrv2_hgnetv2_x_6x_coco_from_paddle": _rtdetrv2(
+        "b5", "rtdetrv2_hgnetv2_x_6x_coco_from_paddle.pth", "coco", 54.7
+    ),
+    "rtdetr_hgnetv2_x_6x_coco": _paddledetection("b5", "rtdetr_hgnetv2_x_6x_coco.pdparams", "coco", 54.8),
+    "rtdetrv2_hgnetv2_h_6x_coco_from_paddle": _rtdetrv2(
+        "b6", "rtdetrv2_hgnetv2_h_6x_coco_from_paddle.pth", "coco", 56.3
+    ),
+    "rtdetr_hgnetv2_h_6x_coco": _paddledetection("b6", "rtdetr_hgnetv2_h_6x_coco.pdparams", "coco", 56.3),
+    # Trained by this project (hgnetv2_hf/data/digits.py); ships with the package.
     "digits": Published("custom", "hgnetv2_digits.pdparams", "paddleclas", "classification", 32, 32, labels="digits"),
 }
 

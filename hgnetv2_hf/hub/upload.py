@@ -1,6 +1,5 @@
 """Uploads to the Hub through ``huggingface_hub``: one commit per folder, so a repository is complete or as it was."""
 
-import os
 import time
 from pathlib import Path
 
@@ -9,6 +8,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import HubError
+from ..wording import sentence
+from .network import is_offline, network_failure
 
 
 ATTEMPTS = 6
@@ -20,7 +21,7 @@ def check_repository(repo_id):
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise HubError(f"{repo_id} is not a repository name: {error}") from error
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+    if is_offline():
         raise HubError(f"Cannot push to {repo_id}: HF_HUB_OFFLINE forbids the network.")
     if get_token() is None:
         raise HubError(f"Cannot push to {repo_id}: not logged in; run `hf auth login` or set HF_TOKEN.")
@@ -59,7 +60,7 @@ def push_folder(folder, repo_id, private=False, create_pr=False):
             )
         )
     except Exception as error:
-        failure = _network_failure(error)
+        failure = network_failure(error)
         if failure is None:
             raise
         left = f"the new repository is there and empty{_unless_unseen(failure)}; " if is_new else ""
@@ -91,22 +92,10 @@ def _persistently(call):
         try:
             return call()
         except Exception as error:
-            failure = _network_failure(error)
+            failure = network_failure(error)
             if attempt == ATTEMPTS - 1 or failure is None or not _may_pass(failure):
                 raise
             time.sleep(min(2**attempt, 8))
-
-
-def _network_failure(error):
-    """The failure of a server or a connection that ``error`` is or was raised from, or ``None``."""
-    # requests before huggingface_hub 1.0, httpx since, and what hf_xet raises: all are known by where they come from.
-    packages = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "huggingface_hub", "hf_xet"}
-    while error is not None:
-        is_known = packages & {base.__module__.partition(".")[0] for base in type(error).__mro__}
-        if is_known or isinstance(error, (ConnectionError, TimeoutError)):
-            return error
-        error = error.__cause__
-    return None
 
 
 def _status(error):
@@ -126,5 +115,5 @@ def _explain(error, repo_id):
         409: "somebody else is changing the repository",
     }
     status = _status(error)
-    reason = known.get(status) or " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    reason = known.get(status) or sentence(error)[:200].rstrip(".")
     return f"{reason} (HTTP {status})" if status else reason

@@ -58,21 +58,6 @@ def init_backbone(model):
         model._init_backbone(model.config)
 
 
-def enclosing_configuration(config):
-    """The configuration that is serialising ``config`` as one of its fields, or ``None``.
-
-    A configuration does not know who holds it, and what may be written depends on that (rule: never silently different).
-    The holder's ``to_dict`` is on the call stack, with itself as ``self``, in every Transformers version.
-    """
-    frame = sys._getframe(2)
-    while frame is not None and frame.f_code.co_name == "to_dict":
-        holder = frame.f_locals.get("self")
-        if isinstance(holder, PretrainedConfig) and holder is not config:
-            return holder
-        frame = frame.f_back
-    return None
-
-
 def returns_dict(config, return_dict):
     """Whether a forward returns a ``ModelOutput``; 4.56 has a ``torchscript`` switch that forbids it."""
     if return_dict is not None:
@@ -120,3 +105,18 @@ def choose_fsdp2():
 def fsdp_plugin_options(training_arguments):
     """The arguments of accelerate's FSDP plugin; 4.56 puts them into the environment, where the plugin finds them."""
     return getattr(training_arguments, "fsdp_plugin_args", None) or {}
+
+
+# A configuration does not know who holds it, and what may be written depends on that (never silently different from stock):
+# the file of a detector is written by the detector's `to_dict`, which calls that of its backbone's configuration and does
+# not say so. The holder is found on the call stack, where it is `self` in a frame called `to_dict` in every Transformers
+# version. This can go when a configuration is told that it is written as a part of another one.
+def enclosing_configuration(config):
+    """The configuration that is serialising ``config`` as one of its fields, or ``None``."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_name == "to_dict":
+        holder = frame.f_locals.get("self")
+        if isinstance(holder, PretrainedConfig) and holder is not config:
+            return holder
+        frame = frame.f_back
+    return None

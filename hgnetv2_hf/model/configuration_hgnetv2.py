@@ -14,14 +14,13 @@ from .compat import (
     knows_strides,
 )
 from .remote_code import AUTO_MAPS, SavesCode
-from .variants import STAGE_FIELDS, VARIANTS, architecture_fields, canonical_name
+from .variants import DOWNSAMPLE_STRIDE, STEM_STRIDES, VARIANTS, architecture_fields, canonical_name
 
 
-if TYPE_CHECKING:  # names the other files for the loader of remote code (see remote_code.py)
+if TYPE_CHECKING:  # for the loader of remote code: see CODE_FILES
     from .image_processing_hgnetv2 import HGNetV2ImageProcessor  # noqa: F401
     from .modeling_hgnetv2 import HGNetV2Model  # noqa: F401
 
-STEM_STRIDES = (2, 1, 1, 2, 1)
 PADDLE_EPSILON = 9.999999747378752e-06  # 1e-5 in float32
 
 
@@ -83,7 +82,7 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
         use_learnable_affine_block: bool = False,
         initializer_range: float = 0.02,
         stem_strides: Sequence[Union[int, Sequence[int]]] = STEM_STRIDES,
-        stage_downsample_strides: Sequence[Union[int, Sequence[int]]] = (2, 2, 2, 2),
+        stage_downsample_strides: Sequence[Union[int, Sequence[int]]] = (DOWNSAMPLE_STRIDE,) * 4,
         **kwargs,
     ):
         for derived in ("stage_names", "model_type"):  # a saved file holds them; they follow from the rest
@@ -107,8 +106,8 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
         self.stage_numb_of_layers = _as_list(stage_numb_of_layers)
         self.use_learnable_affine_block = use_learnable_affine_block
         self.initializer_range = initializer_range
-        if self.stage_downsample_strides == [2, 2, 2, 2] and isinstance(self.stage_in_channels, list):
-            self.stage_downsample_strides = [2] * len(self.stage_in_channels)
+        if self.stage_downsample_strides == [DOWNSAMPLE_STRIDE] * 4 and isinstance(self.stage_in_channels, list):
+            self.stage_downsample_strides = [DOWNSAMPLE_STRIDE] * len(self.stage_in_channels)
         self.check_architecture()
         self.stage_names = ["stem"] + [f"stage{i + 1}" for i in range(len(self.stage_in_channels))]
         align_out_features(self, out_features, out_indices)
@@ -153,32 +152,18 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
         return 0.0
 
     def check_architecture(self):
-        """Raises ``ValueError`` naming the first field that cannot build a network."""
-        from transformers.activations import ACT2FN
-
+        """Raises ``ValueError`` naming a field that cannot build a network."""
         stages = len(self.stage_in_channels) if isinstance(self.stage_in_channels, list) else 0
         _require(stages > 0, "stage_in_channels", self.stage_in_channels, "a list with one width per stage")
-        for field in STAGE_FIELDS:
+        for field, accepts, kind in _STAGE_CHECKS:
             value = getattr(self, field)
-            is_bool = field in ("stage_downsample", "stage_light_block")
-            kind = "true or false" if is_bool else "a whole number"
-            accepts = _is_bool if is_bool else _is_count if field == "stage_numb_of_layers" else _is_positive
-            _require(
-                isinstance(value, list) and len(value) == stages and all(map(accepts, value)),
-                field,
-                value,
-                f"a list with {kind} for each of the {stages} stages of stage_in_channels",
-            )
-        _require(_is_positive(self.num_channels), "num_channels", self.num_channels, "a positive whole number")
-        _require(
-            isinstance(self.stem_channels, list)
-            and len(self.stem_channels) == 3
-            and all(map(_is_positive, self.stem_channels)),
-            "stem_channels",
-            self.stem_channels,
-            "three positive whole numbers (input, middle, output)",
-        )
-        _require(self.stem_channels[1] > 1, "stem_channels", self.stem_channels, "a middle width of at least 2")
+            expected = f"a list with {kind} for each of the {stages} stages of stage_in_channels"
+            _require(_is_list_of(accepts, value, stages), field, value, expected)
+        _check_fields(self, _FIELD_CHECKS)
+        self._check_fields_together(stages)
+
+    def _check_fields_together(self, stages):
+        """What fields that are right by themselves have to agree on."""
         _require(
             self.stem_channels[0] == self.num_channels,
             "stem_channels",
@@ -195,56 +180,10 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
                 f"{expected} for stage {i + 1}, {before}",
             )
         _require(
-            all(width > 1 for width in self.stage_out_channels),
-            "stage_out_channels",
-            self.stage_out_channels,
-            "widths above 1",
-        )
-        _require(
-            all(size % 2 for size in self.stage_kernel_size),
-            "stage_kernel_size",
-            self.stage_kernel_size,
-            "odd kernel sizes",
-        )
-        _require(
-            isinstance(self.stem_strides, list)
-            and len(self.stem_strides) == 5
-            and all(map(_is_stride, self.stem_strides)),
-            "stem_strides",
-            self.stem_strides,
-            "five strides, each a positive whole number or a pair of them",
-        )
-        _require(
-            all(_pair(stride) == (1, 1) for stride in self.stem_strides[1:3]),
-            "stem_strides",
-            self.stem_strides,
-            "stride 1 for stem2a and stem2b, whose maps are joined with an undivided one",
-        )
-        _require(
-            isinstance(self.stage_downsample_strides, list)
-            and len(self.stage_downsample_strides) >= stages
-            and all(map(_is_stride, self.stage_downsample_strides)),
+            _is_list_of(_is_stride, self.stage_downsample_strides) and len(self.stage_downsample_strides) >= stages,
             "stage_downsample_strides",
             self.stage_downsample_strides,
             f"a positive whole number or a pair of them for each of the {stages} stages",
-        )
-        _require(
-            isinstance(self.hidden_act, str) and self.hidden_act in ACT2FN,
-            "hidden_act",
-            self.hidden_act,
-            "the name of an activation in transformers.activations.ACT2FN",
-        )
-        _require(
-            _is_bool(self.use_learnable_affine_block),
-            "use_learnable_affine_block",
-            self.use_learnable_affine_block,
-            "true or false",
-        )
-        _require(
-            isinstance(self.initializer_range, numbers.Real) and self.initializer_range >= 0,
-            "initializer_range",
-            self.initializer_range,
-            "a number that is not negative",
         )
 
     def check_classifier(self):
@@ -272,7 +211,7 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
         strides = [_pair(stride) for stride in self.stem_strides]
         downsample = zip(self.stage_downsample, self.stage_downsample_strides)
         return strides == [_pair(stride) for stride in STEM_STRIDES] and all(
-            _pair(stride) == (2, 2) for used, stride in downsample if used
+            _pair(stride) == _pair(DOWNSAMPLE_STRIDE) for used, stride in downsample if used
         )
 
     def to_dict(self):
@@ -363,23 +302,10 @@ class PPHGNetV2Config(HGNetV2Config):
 
     def check_architecture(self):
         super().check_architecture()
-        _require(_is_bool(self.use_last_conv), "use_last_conv", self.use_last_conv, "true or false")
-        _require(_is_positive(self.class_expand), "class_expand", self.class_expand, "a positive whole number")
-        _require(
-            isinstance(self.dropout_prob, numbers.Real) and 0 <= self.dropout_prob < 1,
-            "dropout_prob",
-            self.dropout_prob,
-            "a probability of at least 0 and below 1",
-        )
-        _require(self.pool_padding in ("same", "zero"), "pool_padding", self.pool_padding, '"same" or "zero"')
+        _check_fields(self, _PADDLE_FIELD_CHECKS)
 
     def _stock_differs(self, inside):
         return False  # stock refuses pp_hgnet_v2 as it is
-
-
-def _require(condition, field, value, expected):
-    if not condition:
-        raise ValueError(f"`{field}` cannot build an HGNetV2: got {value!r}, expected {expected}.")
 
 
 def _as_list(value):
@@ -404,3 +330,78 @@ def _is_stride(value):
 
 def _pair(stride):
     return tuple(stride) if isinstance(stride, (list, tuple)) else (stride, stride)
+
+
+def _is_list_of(accepts, value, length=None):
+    return isinstance(value, list) and length in (None, len(value)) and all(map(accepts, value))
+
+
+def _is_activation(value):
+    from transformers.activations import ACT2FN
+
+    return isinstance(value, str) and value in ACT2FN
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real)
+
+
+def _require(condition, field, value, expected):
+    if not condition:
+        raise ValueError(f"`{field}` cannot build an HGNetV2: got {value!r}, expected {expected}.")
+
+
+def _check_fields(config, checks):
+    for field, accepts, expected in checks:
+        value = getattr(config, field)
+        _require(accepts(value), field, value, expected)
+
+
+# Fields with a value per stage: field, what each value must be, and its name in the message.
+_STAGE_CHECKS = (
+    ("stage_in_channels", _is_positive, "a whole number"),
+    ("stage_mid_channels", _is_positive, "a whole number"),
+    ("stage_out_channels", _is_positive, "a whole number"),
+    ("stage_num_blocks", _is_positive, "a whole number"),
+    ("stage_downsample", _is_bool, "true or false"),
+    ("stage_light_block", _is_bool, "true or false"),
+    ("stage_kernel_size", _is_positive, "a whole number"),
+    ("stage_numb_of_layers", _is_count, "a whole number"),
+)
+
+# In this order, because a row may rely on those above it: field, what it must be, what the message expects.
+_FIELD_CHECKS = (
+    ("num_channels", _is_positive, "a positive whole number"),
+    (
+        "stem_channels",
+        lambda widths: _is_list_of(_is_positive, widths, 3),
+        "three positive whole numbers (input, middle, output)",
+    ),
+    ("stem_channels", lambda widths: widths[1] > 1, "a middle width of at least 2"),
+    ("stage_out_channels", lambda widths: min(widths) > 1, "widths above 1"),
+    ("stage_kernel_size", lambda sizes: all(size % 2 for size in sizes), "odd kernel sizes"),
+    (
+        "stem_strides",
+        lambda strides: _is_list_of(_is_stride, strides, 5),
+        "five strides, each a positive whole number or a pair of them",
+    ),
+    (
+        "stem_strides",
+        lambda strides: _pair(strides[1]) == _pair(strides[2]) == (1, 1),
+        "stride 1 for stem2a and stem2b, whose maps are joined with an undivided one",
+    ),
+    ("hidden_act", _is_activation, "the name of an activation in transformers.activations.ACT2FN"),
+    ("use_learnable_affine_block", _is_bool, "true or false"),
+    ("initializer_range", lambda value: _is_number(value) and value >= 0, "a number that is not negative"),
+)
+
+_PADDLE_FIELD_CHECKS = (
+    ("use_last_conv", _is_bool, "true or false"),
+    ("class_expand", _is_positive, "a positive whole number"),
+    (
+        "dropout_prob",
+        lambda value: _is_number(value) and 0 <= value < 1,
+        "a probability of at least 0 and below 1",
+    ),
+    ("pool_padding", lambda value: value in ("same", "zero"), '"same" or "zero"'),
+)

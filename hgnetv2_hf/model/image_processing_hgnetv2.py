@@ -19,7 +19,7 @@ from .compat import torchvision_image_processor_base
 from .remote_code import AUTO_MAPS, SavesCode
 
 
-if TYPE_CHECKING:  # names the other files for the loader of remote code (see remote_code.py)
+if TYPE_CHECKING:  # for the loader of remote code: see CODE_FILES
     from .configuration_hgnetv2 import HGNetV2Config  # noqa: F401
     from .modeling_hgnetv2 import HGNetV2Model  # noqa: F401
     from .variants import VARIANTS  # noqa: F401

@@ -23,7 +23,7 @@ from .compat import BackboneMixin, init, init_backbone, returns_dict
 from .configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
 
 
-if TYPE_CHECKING:  # names the other files for the loader of remote code (see remote_code.py)
+if TYPE_CHECKING:  # for the loader of remote code: see CODE_FILES
     from .image_processing_hgnetv2 import HGNetV2ImageProcessor  # noqa: F401
     from .remote_code import AUTO_MAPS  # noqa: F401
     from .variants import VARIANTS  # noqa: F401
@@ -119,7 +119,7 @@ class HGNetV2ConvLayerLight(nn.Module):
 
 
 class HGNetV2CheckpointedLayer(GradientCheckpointingLayer):
-    """Gradient checkpointing runs a layer twice; here batch norm counts the batch once. Nothing changes while it is off."""
+    """A layer that gradient checkpointing runs twice and whose batch norm counts the batch once, as without it."""
 
     checkpointing_options = {}
 
@@ -133,29 +133,6 @@ class HGNetV2CheckpointedLayer(GradientCheckpointingLayer):
 
     def _checkpointed(self, run, *args):
         return self._checkpoint(_CountsTheBatchOnce(self, run), *args, **self.checkpointing_options)
-
-
-class _CountsTheBatchOnce:
-    """A function that runs twice: the second time the layer's batch norms move copies of their statistics."""
-
-    def __init__(self, layer, run):
-        self.layer, self.run = layer, run
-        self.has_run = False
-
-    def __call__(self, *args):
-        statistics = {}
-        if self.has_run:
-            statistics = {
-                norm: dict(norm._buffers) for norm in self.layer.modules() if "running_mean" in norm._buffers
-            }
-        self.has_run = True
-        try:
-            for norm, buffers in statistics.items():
-                norm._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
-            return self.run(*args)
-        finally:
-            for norm, buffers in statistics.items():
-                norm._buffers.update(buffers)
 
 
 class HGNetV2Embeddings(HGNetV2CheckpointedLayer):
@@ -525,6 +502,34 @@ class PPHGNetV2ForImageClassification(PaddleArithmetic, HGNetV2ForImageClassific
         if self.config.use_last_conv:
             pooled = self.dropout(self.lab(self.act(self.last_conv(pooled))))
         return self.fc(self.flatten(pooled))
+
+
+# Gradient checkpointing runs a layer's forward again during the backward pass, and `nn.BatchNorm2d` would move its
+# running statistics both times. PyTorch offers `context_fn` for the second run, but not in the form with re-entry, which older
+# Transformers choose by default, and `torch.compile` accepts no context there that swaps buffers. `track_running_stats`
+# cannot be switched off either: the second run would save other tensors than the first, which the checkpoint refuses.
+# What would end this: a batch norm in PyTorch that knows when it is recomputed.
+class _CountsTheBatchOnce:
+    """A function that runs twice: the second time the layer's batch norms move copies of their statistics."""
+
+    def __init__(self, layer, run):
+        self.layer, self.run = layer, run
+        self.has_run = False
+
+    def __call__(self, *args):
+        statistics = {}
+        if self.has_run:
+            statistics = {
+                norm: dict(norm._buffers) for norm in self.layer.modules() if "running_mean" in norm._buffers
+            }
+        self.has_run = True
+        try:
+            for norm, buffers in statistics.items():
+                norm._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
+            return self.run(*args)
+        finally:
+            for norm, buffers in statistics.items():
+                norm._buffers.update(buffers)
 
 
 __all__ = [

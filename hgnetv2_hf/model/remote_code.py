@@ -9,7 +9,10 @@ import shutil
 from pathlib import Path
 
 
-# Transformers 4.56 copies only what the loaded file itself imports, so the three entry files import all the others.
+# Transformers 4.56 copies from a folder only the files that the loaded one itself imports, not what those import in turn.
+# So the three entry files (configuration, model, image processor) name all the others, under `if TYPE_CHECKING` where they
+# use none of them: the loader reads such imports, and Python does not run them. They can go with the last supported
+# version that does not follow imports (5.23 does).
 CODE_FILES = (
     "compat.py",
     "configuration_hgnetv2.py",
@@ -56,6 +59,7 @@ class SavesCode:
         return result
 
     def _upload_modified_files(self, working_dir, *args, **kwargs):
-        # save_pretrained(push_to_hub=True) uploads before it returns.
+        # `save_pretrained(push_to_hub=True)` uploads before it returns, through this private method of `PushToHubMixin`. It
+        # can go when `save_pretrained` copies the code of a class that came from a folder with `auto_map`.
         write_code(working_dir)
         return super()._upload_modified_files(working_dir, *args, **kwargs)

@@ -111,6 +111,11 @@ VARIANTS = {
     ),
 }
 
+# Strides of every published variant: of stem1, stem2a, stem2b, stem3 and stem4, and of each stage that downsamples. No
+# tensor shows them.
+STEM_STRIDES = (2, 1, 1, 2, 1)
+DOWNSAMPLE_STRIDE = 2
+
 ALIASES = {"l": "b4", "x": "b5", "h": "b6"}
 
 # Configuration fields that hold one column of the table, in the table's order.

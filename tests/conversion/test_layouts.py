@@ -19,6 +19,7 @@ from hgnetv2_hf import ConversionError, convert_checkpoint, export_weights
 from hgnetv2_hf.cli import LAYOUT_NAMES, main
 from hgnetv2_hf.conversion import verification
 from hgnetv2_hf.conversion.layouts import LAYOUTS, is_counter, is_head, rename, rename_back
+from hgnetv2_hf.conversion.network import choose_model_type
 from hgnetv2_hf.conversion.paddle_file import write_paddle_file
 from hgnetv2_hf.conversion.weight_file import read_weights
 from hgnetv2_hf.hub.published import ASSETS, PUBLISHED
@@ -64,6 +65,25 @@ def write_as(model, layout, folder, backbone=False):
 
 def rename_one(name, layout):
     return next(iter(rename({name: torch.zeros(())}, LAYOUTS[layout])))
+
+
+def test_the_model_type_is_stocks_unless_stock_computes_something_else():
+    lab, plain = {"use_learnable_affine_block": True}, {"use_learnable_affine_block": False}
+    strides = {"stem_strides": ([2, 1, 1, 2, 1], ""), "stage_downsample_strides": ([2, 2, 2, 2], "")}
+    assumed = {"hidden_act": ("relu", ""), **strides}
+    same = {**assumed, "pool_padding": ("same", "")}
+    for task, fields, values, name, reason in (
+        ("backbone", plain, same, "hgnet_v2", "computes the same"),
+        ("backbone", lab, assumed, "hgnet_v2", "computes the same"),
+        ("backbone", lab, same, "pp_hgnet_v2", "max-pool"),
+        ("classification", {**plain, "use_last_conv": True}, same, "pp_hgnet_v2", "head"),
+        ("classification", {**plain, "use_last_conv": False}, same, "hgnet_v2", "computes the same"),
+        ("backbone", plain, {**assumed, "hidden_act": ("gelu", "")}, "pp_hgnet_v2", "gelu"),
+        ("backbone", plain, {**assumed, "stem_strides": ([2, 1, 1, 1, 1], "")}, "pp_hgnet_v2", "strides"),
+        ("backbone", plain, {**assumed, "stage_downsample_strides": (5, "")}, "pp_hgnet_v2", "strides"),
+    ):
+        chosen = choose_model_type(task, fields, values)
+        assert chosen.name == name and reason in chosen.reason
 
 
 @pytest.mark.parametrize("name", DETECTORS)

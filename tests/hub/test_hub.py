@@ -334,3 +334,22 @@ def test_every_snippet_of_every_card_runs(cards, without_package, tmp_path):
     assert result.returncode == 0, result.stderr
     returncode, _, error = without_package(run_all, json.dumps(without))
     assert returncode == 0, error
+
+
+def test_failures_of_every_installed_network_library_are_known_and_bugs_are_not():
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from hgnetv2_hf.hub.network import NETWORK_ERRORS, network_failure
+
+    # What the installed client raises from: requests or one of httpx's names.
+    client = next(
+        base for base in HfHubHTTPError.__mro__[1:] if base.__module__.partition(".")[0] != "huggingface_hub"
+    )
+    for kind in (HfHubHTTPError, client, ConnectionResetError, TimeoutError):
+        assert issubclass(kind, NETWORK_ERRORS), (kind, huggingface_hub.__version__)
+    cause = ConnectionResetError("gone")
+    wrapped = RuntimeError("the upload failed")
+    wrapped.__cause__ = cause
+    assert network_failure(wrapped) is cause
+    assert network_failure(ValueError("a bug")) is None and not issubclass(RuntimeError, NETWORK_ERRORS)

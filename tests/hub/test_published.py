@@ -1,6 +1,7 @@
 """Published names: the table, and downloads that show progress, resume, check sizes, cache, and explain themselves."""
 
 import hashlib
+import inspect
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ from hub_server import HubServer, Repository
 
 from hgnetv2_hf import ConversionError, convert_checkpoint
 from hgnetv2_hf.cli import main
-from hgnetv2_hf.hub import download
+from hgnetv2_hf.hub import download, published
 from hgnetv2_hf.hub.published import ASSETS, PUBLISHED
 
 
@@ -102,6 +103,14 @@ def test_the_table_holds_what_the_authors_publish():
     base = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/legendary_models/"
     assert PUBLISHED["PPHGNetV2_B3_ssld_stage2"].url == base + "PPHGNetV2_B3_ssld_pretrained.pdparams"
     assert PUBLISHED["PPHGNetV2_B3_ssld_stage1"].url == base + "PPHGNetV2_B3_ssld_stage1_pretrained.pdparams"
+
+
+def test_a_search_for_a_checkpoints_name_or_file_finds_its_row():
+    source = inspect.getsource(published)
+    for name, row in PUBLISHED.items():
+        assert f'"{name}": ' in source, name
+        if row.layout != "timm":
+            assert f'"{row.file_name}"' in source, row.file_name
 
 
 def test_a_published_name_is_downloaded_with_progress_cached_and_converted(server, tmp_path, capsys):

@@ -1,0 +1,162 @@
+"""Builds the network that the tensors show: which of the two model types, its configuration, its weights, its preprocessing."""
+
+from typing import NamedTuple
+
+import torch
+
+from ..errors import ConversionError
+from ..model.image_processing_hgnetv2 import HGNetV2ImageProcessor
+from ..model.variants import DOWNSAMPLE_STRIDE, STEM_STRIDES
+from .layouts import is_counter
+from .values import checked_weight, with_memory_of_their_own
+
+
+_HEAD_FIELDS = ("num_labels", "use_last_conv", "class_expand")
+_ASSUMED_FIELDS = ("hidden_act", "stem_strides", "stage_downsample_strides")
+
+
+class ModelType(NamedTuple):
+    name: str  # "hgnet_v2" or "pp_hgnet_v2"
+    reason: str
+
+
+def choose_model_type(task, fields, assumed):
+    """
+    `hgnet_v2`, which stock Transformers opens, wherever stock computes what the checkpoint's own program does.
+
+    Args:
+        task (`str`): `"classification"` or `"backbone"`.
+        fields (`dict`): what the tensors show (see `architecture.py`).
+        assumed (`dict[str, tuple]`): field to value and reason.
+
+    Returns:
+        [`ModelType`]
+    """
+    value = {field: pair[0] for field, pair in assumed.items()}
+    reasons = []
+    if fields["use_learnable_affine_block"] and value.get("pool_padding") == "same":
+        reasons.append("with LAB, the padding of the stem's max-pool shows, and stock pads it with zeros")
+    if task == "classification" and fields["use_last_conv"]:
+        reasons.append("stock's head has no convolution before fc")
+    if value["hidden_act"] != "relu":
+        reasons.append(f"stock applies {value['hidden_act']} to the stem only")
+    if not _has_default_strides(value):
+        reasons.append("stock before Transformers 5.4 ignores strides")
+    if reasons:
+        return ModelType("pp_hgnet_v2", "; ".join(reasons))
+    return ModelType("hgnet_v2", "stock Transformers computes the same")
+
+
+def build_network(model_type, task, fields, assumed, tensors):
+    """
+    Args:
+        model_type (`str`): `"hgnet_v2"` or `"pp_hgnet_v2"`.
+        task, fields, assumed: as in [`choose_model_type`].
+        tensors (`dict[str, torch.Tensor]`): the weights under their names in Transformers.
+
+    Returns:
+        `PreTrainedModel`: in evaluation mode.
+
+    Raises:
+        `ConversionError`: the tensors do not form a network, or one of them does not fit into it.
+    """
+    from ..model import modeling_hgnetv2 as modeling
+
+    prefix = "PP" if model_type == "pp_hgnet_v2" else ""
+    suffix = "Backbone" if task == "backbone" else "ForImageClassification"
+    model_class = getattr(modeling, f"{prefix}HGNetV2{suffix}")
+    try:
+        config = model_class.config_class(**_configuration(model_type, task, fields, assumed))
+        config.set_compatibility_fields()
+        with torch.device("meta"):
+            model = model_class(config).eval()
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise ConversionError(f"The tensors do not form a network: {error}") from error
+    return load_weights(model, tensors)
+
+
+def _configuration(model_type, task, fields, assumed):
+    """The arguments of the configuration's class."""
+    is_faithful = model_type == "pp_hgnet_v2"
+    arguments = {name: value for name, value in fields.items() if name not in _HEAD_FIELDS}
+    arguments.update({name: assumed[name][0] for name in _ASSUMED_FIELDS})
+    if is_faithful:
+        arguments["pool_padding"] = assumed["pool_padding"][0] if "pool_padding" in assumed else "zero"
+    if task == "backbone":
+        return arguments
+    head = _HEAD_FIELDS if is_faithful else ("num_labels",)
+    arguments.update({name: fields[name] for name in head if name in fields})
+    if fields["use_last_conv"]:
+        arguments["dropout_prob"] = assumed["dropout_prob"][0]
+    if "id2label" in assumed:
+        id2label = assumed["id2label"][0]
+        arguments.update(id2label=id2label, label2id={name: index for index, name in id2label.items()})
+    return arguments
+
+
+def _has_default_strides(value):
+    """Whether the strides, which a file beside the weights may declare as anything, are those of the published networks."""
+    downsample = value["stage_downsample_strides"]
+    return value["stem_strides"] == list(STEM_STRIDES) and (
+        isinstance(downsample, list) and all(stride == DOWNSAMPLE_STRIDE for stride in downsample)
+    )
+
+
+def load_weights(model, tensors):
+    """The model with its weights, after checking every one of them. Raises ``ConversionError`` for one that does not fit."""
+    expected = model.state_dict()
+    counters = set(filter(is_counter, expected))
+    missing = sorted(set(expected) - counters - set(tensors))
+    unknown = sorted(set(tensors) - set(expected))
+    if missing:
+        raise ConversionError(f"The file lacks {some(missing)}.")
+    if unknown:
+        raise ConversionError(f"The file holds what this network does not have: {some(unknown)}.")
+    state_dict = {}
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise ConversionError(
+                f"The tensor {name} has shape {list(tensor.shape)}; this network needs {list(expected[name].shape)}."
+            )
+        if name in counters:
+            state_dict[name] = _counter(name, tensor)
+            continue
+        if not tensor.is_floating_point():
+            raise ConversionError(
+                f"The tensor {name} holds {tensor.dtype} values; weights are floating-point numbers."
+            )
+        state_dict[name] = checked_weight(name, tensor)
+    for name in counters - set(tensors):
+        state_dict[name] = torch.tensor(0)
+    model.load_state_dict(with_memory_of_their_own(state_dict), assign=True)
+    return model
+
+
+def _counter(name, tensor):
+    if tensor.dtype != torch.int64 or int(tensor) < 0:
+        raise ConversionError(f"The tensor {name} is not a count.")
+    return tensor.clone()
+
+
+def some(names):
+    """The first three of some names, and how many more there are."""
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + rest
+
+
+def build_image_processor(assumed):
+    """The preprocessing that was assumed. Raises ``ConversionError`` where it does not work."""
+    values = {field: value for field, (value, _) in assumed.items()}
+    short, crop = values["resize_short"], values["crop_size"]
+    if crop > short:
+        raise ConversionError(
+            f"A crop of {crop} pixels does not fit into images whose short side is resized to {short}."
+        )
+    try:
+        return HGNetV2ImageProcessor(
+            size={"shortest_edge": short},
+            crop_size={"height": crop, "width": crop},
+            **{field: values[field] for field in ("resample", "image_mean", "image_std")},
+        )
+    except (ValueError, TypeError) as error:
+        raise ConversionError(f"The preprocessing declared beside the weights does not work: {error}") from error
