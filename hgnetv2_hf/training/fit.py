@@ -46,7 +46,7 @@ class Fitted:
 
 
 def fit(
-    start: StartingPoint, teacher: Optional[StartingPoint], data: Data, plan: Plan, given: dict, work: Path, resumes: bool,
+    start: StartingPoint, teacher: Optional[StartingPoint], data: Data, plan: Plan, work: Path, resumes: bool,
     in_main_process, show,
 ) -> Fitted:  # fmt: skip
     """
@@ -57,7 +57,6 @@ def fit(
         teacher ([`StartingPoint`] or `None`): whose answers to learn instead of labels.
         data ([`Data`]): labels in the order of the model's classes.
         plan ([`Plan`])
-        given (`dict`): the arguments of `TrainingArguments` that were asked for; no default replaces them.
         work (`Path`): where checkpoints and logs go.
         resumes (`bool`): whether an interrupted run is taken up.
         in_main_process (callable): calls a function in the first process and returns its answer in every one.
@@ -69,12 +68,12 @@ def fit(
     options = plan.options
     prepare_model(start.model, options, plan.args, show)
     images = None if options.streaming else len(data.train)
-    args = schedule(plan, given, images, start.is_fresh, show)
+    args = schedule(plan, images, start.is_fresh, show)
     args.output_dir = str(work)
     average = None
     if options.ema is not None:
         average = MovingAverage(start.model.to(args.device), options.ema)
-    checkpoint = given.get("resume_from_checkpoint")
+    checkpoint = plan.given.get("resume_from_checkpoint")
     if resumes and not isinstance(checkpoint, str):
         also = (MOVING_AVERAGE_FILE,) if average else ()
         checkpoint = in_main_process(lambda: last_checkpoint(work, also))
@@ -136,7 +135,7 @@ def prepare_model(model, options, args, show):
         model.to(memory_format=torch.channels_last)
 
 
-def schedule(plan: Plan, given: dict, images: Optional[int], is_fresh: bool, show) -> TrainingArguments:
+def schedule(plan: Plan, images: Optional[int], is_fresh: bool, show) -> TrainingArguments:
     """A copy of the plan's arguments with what depends on the number of images (``None`` of a stream): the rate, the steps of
     warm-up, and whether a last batch of one image is left out."""
     args = copy.copy(plan.args)
@@ -148,9 +147,9 @@ def schedule(plan: Plan, given: dict, images: Optional[int], is_fresh: bool, sho
         steps_per_epoch = math.ceil(images / per_step)
         total = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
         warmup = min(round(plan.options.warmup_epochs * steps_per_epoch), total // 4)
-    if not {"warmup_steps", "warmup_ratio"} & given.keys():
+    if not {"warmup_steps", "warmup_ratio"} & plan.given.keys():
         args.warmup_steps = warmup
-    if "learning_rate" not in given:
+    if "learning_rate" not in plan.given:
         optim = str(getattr(args.optim, "value", args.optim))
         args.learning_rate = recipe.learning_rate(plan.recipe, optim, is_fresh, per_step)
     if images is not None and images > batch and images % batch == 1:

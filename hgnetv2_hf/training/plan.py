@@ -42,6 +42,7 @@ class Plan:
     recipe: recipe.Recipe
     options: Options  # the recipe's where nothing was asked for
     args: TrainingArguments  # likewise
+    given: dict[str, Any]  # the arguments of `TrainingArguments` that were asked for
 
 
 def make_request(data, model, output_dir, options, overwrite, training_arguments):
@@ -145,7 +146,7 @@ def make_plan(request, args, images, show):
             other = "--load_best_model_at_end" if args.load_best_model_at_end else "FSDP"
             raise TrainingError(f"--ema averages the last weights of a whole model; {other} does not go with it.")
         options = dataclasses.replace(options, ema=None)
-    return Plan(row, options, args)
+    return Plan(row, options, args, given)
 
 
 def _epochs(args, images):

@@ -69,9 +69,8 @@ def train(
 
 
 def _train(request, show):
-    args = build_training_arguments(
-        request, recipe.RECIPES["imagenet"]
-    )  # any row: the processes have to find each other first
+    # The data will say which recipe, but the processes that read them have to find each other first.
+    args = build_training_arguments(request, recipe.RECIPES["imagenet"])
     check_request(request, args)
     is_main = args.process_index == 0
     in_main = functools.partial(in_main_process, is_main)
@@ -95,7 +94,7 @@ def _train_in_work_folder(request, plan, data, resumes, in_main, show):
         show(line)
     if options.draw_data:
         in_main(lambda: _draw_data(data, start.image_processor, options, work / "data.png", show))
-    fitted = fit(start, teacher, data, plan, request.training_arguments, work, resumes, in_main, show)
+    fitted = fit(start, teacher, data, plan, work, resumes, in_main, show)
     metrics = {**describe(request, plan, data, start), **fitted.figures}
     metrics["close_to_chance"] = close_to_chance(metrics)
     if options.compare_from_scratch:
@@ -103,10 +102,8 @@ def _train_in_work_folder(request, plan, data, resumes, in_main, show):
         fresh_options = dataclasses.replace(options, from_scratch=True)
         fresh = load_start(request.model, data.classes, teacher, fresh_options, args.seed, work, in_main)
         same = data.renumbered(fresh.classes)
-        place = work / "from_scratch"
-        metrics["from_scratch"] = fit(
-            fresh, teacher, same, plan, request.training_arguments, place, resumes, in_main, show
-        ).figures
+        other = fit(fresh, teacher, same, plan, work / "from_scratch", resumes, in_main, show)
+        metrics["from_scratch"] = other.figures
     state_dict = None
     if uses_fsdp(args):  # every process hands over its part
         state_dict = fitted.trainer.accelerator.get_state_dict(fitted.trainer.model_wrapped)

@@ -35,7 +35,7 @@ def describe(request, plan, data, start):
             **recipe.training_arguments(plan.recipe),
             "weight_decay": plan.args.weight_decay,
             "seed": plan.args.seed,
-            **request.training_arguments,
+            **plan.given,
         },
     }
 
