@@ -30,6 +30,7 @@ GOLDEN_FILES = {
     "rtdetrv2_hgnetv2_l": ".pth",
 }
 GOLDEN_FAMILIES = {"dfine_n": "dfine"}  # what no tensor shows, and no published name says here
+MOST_WORKERS = 8  # more would wait for the longest tests
 
 
 def pytest_xdist_auto_num_workers(config):
@@ -40,9 +41,6 @@ def pytest_xdist_auto_num_workers(config):
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, MOST_WORKERS, _free_memory() // 2**32))
-
-
-MOST_WORKERS = 8  # more would wait for the longest tests
 
 
 def _free_memory():
@@ -113,14 +111,6 @@ def converted_golden(golden_checkpoint, make_once):
         return make_once(f"{name},{chosen}", lambda path: hgnetv2_hf.convert_checkpoint(source, path, **options))
 
     return convert
-
-
-@pytest.fixture(scope="session")
-def digits_folder(make_once):
-    """The shipped checkpoint, converted: path of the folder, which is everybody's, to read."""
-    import hgnetv2_hf
-
-    return make_once("digits", lambda path: hgnetv2_hf.convert_checkpoint("digits", path))
 
 
 @pytest.fixture(scope="session")

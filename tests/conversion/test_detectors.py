@@ -380,10 +380,14 @@ def test_in_every_model_that_holds_an_hgnetv2_outputs_and_losses_equal_stock(tmp
     "name, kinds",
     [
         ("rt_detr", (transformers.RTDetrConfig, transformers.RTDetrForObjectDetection)),
-        ("rt_detr_v2", (transformers.RTDetrV2Config, transformers.RTDetrV2ForObjectDetection)),
+        pytest.param(
+            "rt_detr_v2",
+            (transformers.RTDetrV2Config, transformers.RTDetrV2ForObjectDetection),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
-@pytest.mark.parametrize("stock_object", [False, True])
+@pytest.mark.parametrize("stock_object", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_rt_detr_takes_an_hgnetv2_configuration_and_its_folder_loads_in_stock(
     tmp_path, without_package, name, kinds, stock_object
 ):
