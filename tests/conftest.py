@@ -217,6 +217,12 @@ def tiny(tmp_path_factory):
     return folder
 
 
+def slow_except(names, *fast):
+    """``parametrize``'s values: those named after the first are fast, and the same again for the others is slow."""
+    assert set(fast) <= set(names)
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 def golden_input(golden, dtype):
     random = np.random.RandomState(int(golden["pixel_values_seed"]))
     return torch.from_numpy(random.normal(size=tuple(golden["pixel_values_shape"])).astype("float32")).to(dtype)

@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 import torch
 import transformers
-from conftest import GOLDEN_FAMILIES, GOLDENS, PROGRAMS, golden_input, randomize, relative_difference
+from conftest import GOLDEN_FAMILIES, GOLDENS, PROGRAMS, golden_input, randomize, relative_difference, slow_except
 from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -49,8 +49,7 @@ def matched_differences(logits, boxes, golden):
     return relative_difference(ours[:, :-4], theirs[:, :-4]), relative_difference(ours[:, -4:], theirs[:, -4:])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", GOLDEN_DETECTORS)
+@pytest.mark.parametrize("name", slow_except(GOLDEN_DETECTORS, "dfine_n"))
 def test_a_converted_detector_equals_the_golden_of_its_program(converted_golden, name):
     model_type, _, tolerance = GOLDEN_DETECTORS[name]
     golden = np.load(GOLDENS / f"{name}.npz")
@@ -387,7 +386,7 @@ def test_in_every_model_that_holds_an_hgnetv2_outputs_and_losses_equal_stock(tmp
         ),
     ],
 )
-@pytest.mark.parametrize("stock_object", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stock_object", slow_except([False, True], False))
 def test_rt_detr_takes_an_hgnetv2_configuration_and_its_folder_loads_in_stock(
     tmp_path, without_package, name, kinds, stock_object
 ):

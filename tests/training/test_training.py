@@ -329,6 +329,7 @@ def test_any_transformers_classifier_trains(scans, tmp_path):
         quick(scans, tmp_path / "model", tmp_path / "out2", Options(**NO_AUGMENTATION, freeze_norm=True), max_steps=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [[], ["--ema", "0.9"]])
 def test_killed_and_resumed_gives_the_weights_of_an_uninterrupted_run(scans, tiny, tmp_path, extra):
     """Killed in the middle of an epoch, with workers, augmentation and drop path."""
@@ -596,6 +597,7 @@ trainer.save_model()
 """
 
 
+@pytest.mark.slow
 def test_an_example_script_gives_the_same_weights_through_run_and_through_remote_code(
     scans, tiny, tmp_path, without_package
 ):
