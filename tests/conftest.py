@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -215,6 +216,13 @@ def tiny(tmp_path_factory):
     randomize(hgnetv2_hf.PPHGNetV2ForImageClassification(config)).save_pretrained(folder)
     hgnetv2_hf.HGNetV2ImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder)
     return folder
+
+
+def free_port():
+    """A number at which processes on this machine may meet: two workers must not choose the same."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def slow_except(names, *fast):

@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 import torch
 import transformers
-from conftest import randomize
+from conftest import free_port, randomize
 
 import hgnetv2_hf
 from hgnetv2_hf.cli import main
@@ -131,7 +131,8 @@ def test_an_interrupted_run_continues_where_it_stopped(model, images, tmp_path):
 @pytest.mark.slow
 def test_processes_share_the_files_and_each_continues_its_part(model, images, tmp_path):
     classify([str(images)], model, tmp_path / "whole.csv", show=str)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29541"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--master_port", str(free_port())]
     command += ["-m", "hgnetv2_hf.cli", "classify", str(images), "--model", str(model), "--workers", "1"]
     command += ["--output", str(tmp_path / "out.csv"), "--batch-size", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}

@@ -16,6 +16,7 @@ import PIL.Image
 import pytest
 import torch
 import transformers
+from conftest import free_port
 from small_trainings import NO_AUGMENTATION, QUIET, quick
 from transformers import AutoModelForImageClassification, pipeline
 
@@ -464,7 +465,7 @@ def test_a_teacher_with_other_classes_is_refused(scans, tiny, tmp_path):
         )
 
 
-def launch(processes, arguments, port, environment=None, fails=False):
+def launch(processes, arguments, environment=None, fails=False):
     command = [
         sys.executable,
         "-m",
@@ -472,7 +473,7 @@ def launch(processes, arguments, port, environment=None, fails=False):
         "--nproc_per_node",
         str(processes),
         "--master_port",
-        str(port),
+        str(free_port()),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
     run = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=500, env=environment)
@@ -511,7 +512,7 @@ def test_two_processes_learn_as_one(scans, tiny, tmp_path, way):
     two = ["-m", "hgnetv2_hf.cli", *common, "--per_device_train_batch_size", "4"]
     if way == "fsdp":
         two += ["--fsdp", "full_shard auto_wrap"]
-    launch(2, [*two, "--output", str(tmp_path / "two")], 29531 if way == "ddp" else 29532)
+    launch(2, [*two, "--output", str(tmp_path / "two")])
     losses = [
         [row["loss"] for row in json.loads((tmp_path / name / "metrics.json").read_text())["history"] if "loss" in row]
         for name in ("one", "two")
@@ -529,9 +530,9 @@ def test_two_processes_learn_as_one(scans, tiny, tmp_path, way):
         "torch.optim.SGD.step = lambda *a, **k: os._exit(9) if next(count) == 13 else step(*a, **k)\n"
     )
     killed = [*two, "--output", str(tmp_path / "again")]
-    assert launch(2, killed, 29534, {"PYTHONPATH": str(tmp_path)}, fails=True)
+    assert launch(2, killed, {"PYTHONPATH": str(tmp_path)}, fails=True)
     assert (tmp_path / "again.training" / "checkpoint-8").is_dir() and not (tmp_path / "again").exists()
-    assert "continued after" in launch(2, killed, 29535)
+    assert "continued after" in launch(2, killed)
     again = weights(tmp_path / "again")
     assert all(torch.equal(again[name], two_[name]) for name in two_)
 
@@ -549,7 +550,7 @@ def test_statistics_of_batch_norm_are_averaged_over_the_processes(tmp_path):
         "AverageStatistics(types.SimpleNamespace(model=model)).on_step_end(None, None, flags)\n"
         "assert model.running_mean.tolist() == [0.5, 0.5] and model.running_var.tolist() == [2.0, 2.0]\n"
     )
-    launch(2, [str(script)], 29533)
+    launch(2, [str(script)])
 
 
 def test_scripts_of_transformers_run_with_the_package_registered(tiny, tmp_path, capfd):
