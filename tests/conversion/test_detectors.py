@@ -252,6 +252,7 @@ def test_verify_compares_the_backbone_of_a_detector_with_timm(timm, golden_check
     assert "its backbone alone" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.paddle
 def test_verify_compares_the_backbone_of_a_detector_with_paddleclas(paddle, golden_checkpoint, tmp_path):
     report = convert_checkpoint(golden_checkpoint("paddledet_rtdetr_hgnetv2_l"), tmp_path / "out", verify=True)
