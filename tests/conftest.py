@@ -1,11 +1,20 @@
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
+
+
+# Before torch is imported; what the tests start inherits them. Several workers with a thread per core each would be in each
+# other's way, and sums in another order give other bits.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
+import filelock  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
 
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -22,6 +31,48 @@ GOLDEN_FILES = {
     "rtdetrv2_hgnetv2_l": ".pth",
 }
 GOLDEN_FAMILIES = {"dfine_n": "dfine"}  # what no tensor shows, and no published name says here
+MOST_WORKERS = 8  # more would wait for the longest tests
+
+
+def pytest_xdist_auto_num_workers(config):
+    """``-n auto``: a core each, 4 GiB of memory each, and no more than it takes; one process for what is named one by one."""
+    if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return int(os.environ["PYTEST_XDIST_AUTO_NUM_WORKERS"])
+    if any("::" in argument for argument in config.args):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, MOST_WORKERS, _free_memory() // 2**32))
+
+
+def _free_memory():
+    """Bytes, or where the system does not say, enough."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except OSError:
+        return 2**40
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory):
+    """A folder of all workers of this run: what takes seconds to make is made there once."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def make_once(shared_folder):
+    """``make_once(name, make)``: what ``make(path)`` made at the path of this name, by whichever worker came first."""
+
+    def once(name, make):
+        path = shared_folder / "made-once" / name
+        path.parent.mkdir(exist_ok=True)
+        with filelock.FileLock(f"{path}.lock"):
+            if not path.exists():
+                make(path)
+        return path
+
+    return once
 
 
 @pytest.fixture(autouse=True)
@@ -36,37 +87,29 @@ def offline_and_registered(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def golden_checkpoint(tmp_path_factory):
+def golden_checkpoint(make_once):
     """Builds the file that a golden was computed from: name -> path."""
     from goldens import filler
 
-    folder = tmp_path_factory.mktemp("goldens")
-
     def build(name):
-        path = folder / f"{name}{GOLDEN_FILES[name]}"
-        if not path.exists():
-            filler.write(str(GOLDENS / f"{name}.json"), str(path))
-        return path
+        return make_once(
+            f"{name}{GOLDEN_FILES[name]}", lambda path: filler.write(str(GOLDENS / f"{name}.json"), str(path))
+        )
 
     return build
 
 
 @pytest.fixture(scope="session")
-def converted_golden(golden_checkpoint, tmp_path_factory):
-    """Converts a golden's file with given options: path of the folder."""
+def converted_golden(golden_checkpoint, make_once):
+    """Converts a golden's file with given options: path of the folder, which is everybody's, to read."""
     import hgnetv2_hf
-
-    folder = tmp_path_factory.mktemp("converted")
-    done = {}
 
     def convert(name, **options):
         if name in GOLDEN_FAMILIES:
             options.setdefault("family", GOLDEN_FAMILIES[name])
-        key = (name, *sorted(options.items()))
-        if key not in done:
-            done[key] = folder / str(len(done))
-            hgnetv2_hf.convert_checkpoint(golden_checkpoint(name), done[key], **options)
-        return done[key]
+        chosen = ",".join(f"{option}={value}" for option, value in sorted(options.items()))
+        source = golden_checkpoint(name)
+        return make_once(f"{name},{chosen}", lambda path: hgnetv2_hf.convert_checkpoint(source, path, **options))
 
     return convert
 
@@ -173,6 +216,19 @@ def tiny(tmp_path_factory):
     randomize(hgnetv2_hf.PPHGNetV2ForImageClassification(config)).save_pretrained(folder)
     hgnetv2_hf.HGNetV2ImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder)
     return folder
+
+
+def free_port():
+    """A number at which processes on this machine may meet: two workers must not choose the same."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def slow_except(names, *fast):
+    """``parametrize``'s values: those named after the first are fast, and the same again for the others is slow."""
+    assert set(fast) <= set(names)
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def golden_input(golden, dtype):

@@ -1,9 +1,11 @@
 """Registration: takes its place on import, gives it back, costs nothing until it is used."""
 
 import importlib
+import statistics
 import subprocess
 import sys
 
+import pytest
 import torch
 from transformers import (
     AutoBackbone,
@@ -107,8 +109,7 @@ before(torch.randn(2, 3, 64, 64))
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
-def test_importing_is_quick_and_pulls_in_no_optional_library():
-    code = """
+_IMPORT = """
 import sys, time
 import torch, transformers
 loaded, start = set(sys.modules), time.perf_counter()
@@ -117,10 +118,22 @@ elapsed = time.perf_counter() - start
 new = {name.partition(".")[0] for name in set(sys.modules) - loaded}
 print(elapsed, *sorted(new))
 """
-    best, new = 9.9, set()
-    for _ in range(3):  # the least of three: a machine may be busy
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
-        elapsed, *names = run.stdout.split()
-        best, new = min(best, float(elapsed)), new | set(names)
-    assert best < 0.3
-    assert not new & {"torchvision", "sklearn", "skimage", "paddle", "timm", "onnx", "PIL", "accelerate"}
+
+
+def import_in_a_process():
+    """(seconds, top-level names) that importing adds where torch and Transformers are imported already."""
+    run = subprocess.run([sys.executable, "-c", _IMPORT], capture_output=True, text=True, check=True, timeout=300)
+    elapsed, *names = run.stdout.split()
+    return float(elapsed), set(names)
+
+
+def test_importing_pulls_in_nothing_but_wrapt():
+    """Neither an optional library nor more of Transformers, whose Auto modules and models take seconds."""
+    assert import_in_a_process()[1] <= {"hgnetv2_hf", "wrapt"}
+
+
+@pytest.mark.slow
+def test_importing_takes_a_twentieth_of_a_second_at_most():
+    seconds = [import_in_a_process()[0] for _ in range(5)]
+    print("seconds that importing adds:", *sorted(seconds))
+    assert statistics.median(seconds) < 0.05

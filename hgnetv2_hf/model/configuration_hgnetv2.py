@@ -113,7 +113,7 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
         align_out_features(self, out_features, out_indices)
 
     @classmethod
-    def from_variant(cls, variant: str, **kwargs):
+    def from_variant(cls, variant: str, **kwargs) -> "HGNetV2Config":
         """
         Configuration of a published architecture.
 
@@ -279,7 +279,7 @@ class PPHGNetV2Config(HGNetV2Config):
         super().__init__(**kwargs)
 
     @classmethod
-    def from_variant(cls, variant: str, **kwargs):
+    def from_variant(cls, variant: str, **kwargs) -> "PPHGNetV2Config":
         name = canonical_name(variant)
         if len(VARIANTS[name].stages) < 4:
             raise ValueError(

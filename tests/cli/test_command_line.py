@@ -149,6 +149,7 @@ def test_listed_sizes_are_those_of_the_models(name):
             assert size == 4 * sum(tensor.numel() for tensor in tensors)
 
 
+@pytest.mark.slow
 def test_benchmark_prints_machine_versions_and_ratios_and_draws_them(tmp_path, capsys):
     command = ["benchmark", "--variant", "b0", "b1", "--batch-size", "1", "--image-size", "64", "--rounds", "1"]
     extra = [] if importlib.util.find_spec("matplotlib") is None else ["--plot", str(tmp_path / "out.png")]

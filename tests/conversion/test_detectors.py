@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 import torch
 import transformers
-from conftest import GOLDEN_FAMILIES, GOLDENS, PROGRAMS, golden_input, randomize, relative_difference
+from conftest import GOLDEN_FAMILIES, GOLDENS, PROGRAMS, golden_input, randomize, relative_difference, slow_except
 from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -49,8 +49,7 @@ def matched_differences(logits, boxes, golden):
     return relative_difference(ours[:, :-4], theirs[:, :-4]), relative_difference(ours[:, -4:], theirs[:, -4:])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", GOLDEN_DETECTORS)
+@pytest.mark.parametrize("name", slow_except(GOLDEN_DETECTORS, "dfine_n"))
 def test_a_converted_detector_equals_the_golden_of_its_program(converted_golden, name):
     model_type, _, tolerance = GOLDEN_DETECTORS[name]
     golden = np.load(GOLDENS / f"{name}.npz")
@@ -253,6 +252,7 @@ def test_verify_compares_the_backbone_of_a_detector_with_timm(timm, golden_check
     assert "its backbone alone" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.paddle
 def test_verify_compares_the_backbone_of_a_detector_with_paddleclas(paddle, golden_checkpoint, tmp_path):
     report = convert_checkpoint(golden_checkpoint("paddledet_rtdetr_hgnetv2_l"), tmp_path / "out", verify=True)
@@ -380,10 +380,14 @@ def test_in_every_model_that_holds_an_hgnetv2_outputs_and_losses_equal_stock(tmp
     "name, kinds",
     [
         ("rt_detr", (transformers.RTDetrConfig, transformers.RTDetrForObjectDetection)),
-        ("rt_detr_v2", (transformers.RTDetrV2Config, transformers.RTDetrV2ForObjectDetection)),
+        pytest.param(
+            "rt_detr_v2",
+            (transformers.RTDetrV2Config, transformers.RTDetrV2ForObjectDetection),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
-@pytest.mark.parametrize("stock_object", [False, True])
+@pytest.mark.parametrize("stock_object", slow_except([False, True], False))
 def test_rt_detr_takes_an_hgnetv2_configuration_and_its_folder_loads_in_stock(
     tmp_path, without_package, name, kinds, stock_object
 ):

@@ -109,6 +109,7 @@ def test_a_detectors_file_gives_its_backbone_and_says_what_was_left_out(golden_c
         assert report.assumed["weights"][0] == "ema.module"
 
 
+@pytest.mark.slow
 def test_backbones_without_lab_load_in_stock_transformers(golden_checkpoint, tmp_path, without_package):
     folder = tmp_path / "out"
     convert_checkpoint(golden_checkpoint("rtdetrv2_hgnetv2_l"), folder, task="backbone")

@@ -65,6 +65,7 @@ def run_twice(command):
     return sorted(process.returncode for process in both), failed
 
 
+@pytest.mark.slow
 def test_two_classify_runs_at_once_leave_every_row_once(model, images, tmp_path):
     command = [sys.executable, "-m", "hgnetv2_hf", "classify", str(images), "--model", str(model)]
     codes, errors = run_twice([*command, "--output", str(tmp_path / "out.csv"), "--workers", "1"])
@@ -75,6 +76,7 @@ def test_two_classify_runs_at_once_leave_every_row_once(model, images, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
+@pytest.mark.slow
 def test_two_trainings_at_once_leave_the_folder_of_one(model, images, tmp_path):
     for index, path in enumerate(sorted(images.iterdir())):
         target = tmp_path / "data" / "ab"[index % 2] / path.name

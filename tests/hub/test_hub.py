@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import randomize
+from conftest import TINY_FIELDS, randomize
 from hub_server import READ_TOKEN, HubServer, Repository
 from huggingface_hub import ModelCard
 
@@ -101,6 +101,7 @@ def test_convert_creates_pushes_updates_and_opens_pull_requests(hub, commands, t
     assert validated
 
 
+@pytest.mark.slow
 def test_what_breaks_for_a_moment_is_tried_again(hub, commands, tmp_path):
     hub.fail("POST", "/api/repos/create", 500)
     hub.fail("POST", "/preupload/", 503)
@@ -118,6 +119,7 @@ def test_what_breaks_for_a_moment_is_tried_again(hub, commands, tmp_path):
     assert not hub._failures
 
 
+@pytest.mark.slow
 def test_a_refused_upload_is_one_sentence_and_the_folder_and_the_repository_stay_whole(hub, commands, tmp_path):
     kept = {name: Repository() for name in ("somebody/changing", "somebody/breaking", "somebody/foreign")}
     for repository in kept.values():
@@ -141,6 +143,7 @@ def test_a_refused_upload_is_one_sentence_and_the_folder_and_the_repository_stay
     assert hub.repositories == kept
 
 
+@pytest.mark.slow
 def test_an_upload_that_fails_says_where_it_left_a_new_repository_empty(hub, commands, tmp_path):
     hub.repositories["somebody/old"] = Repository()
     hub.fail("POST", "/api/models/somebody/new/commit/", *["cut"] * 12)
@@ -159,6 +162,7 @@ def test_an_upload_that_fails_says_where_it_left_a_new_repository_empty(hub, com
         assert status == 1 and "is there and empty" not in lines[0]
 
 
+@pytest.mark.slow
 def test_train_pushes_the_whole_folder_at_the_end(hub, commands, tmp_path):
     options = ["--max_steps", "2", "--per_device_train_batch_size", "16", "--use_cpu", "--dataloader_num_workers", "0"]
     options += ["--rand-augment", "none", "--random-erasing", "0", "--eval_strategy", "no", "--save_strategy", "no"]
@@ -183,6 +187,7 @@ def test_what_cannot_be_pushed_is_refused_before_any_work(tmp_path, monkeypatch)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_whole_set_converts_pushes_goes_on_after_a_failure_and_continues(hub, run, tmp_path):
     cache, out = tmp_path / "cache", tmp_path / "out"
     cache.mkdir()
@@ -243,6 +248,7 @@ torch.save(answers, out)
 """
 
 
+@pytest.mark.slow
 def test_what_model_push_to_hub_uploads_loads_without_the_package_backbone_included(hub, run, tmp_path):
     folder = tmp_path / "digits"
     convert_checkpoint(DIGITS, folder)
@@ -263,10 +269,11 @@ def test_what_model_push_to_hub_uploads_loads_without_the_package_backbone_inclu
     assert all(scores[str(index)] == pytest.approx(value, abs=1e-5) for index, value in enumerate(expected))
 
 
-@pytest.fixture
-def cards(tmp_path, golden_checkpoint, tiny_fields):
+@pytest.fixture(scope="module")
+def cards(tmp_path_factory, golden_checkpoint):
     """Folders of every kind: a published classifier, somebody's own, backbones of either model type."""
-    config = hgnetv2_hf.PPHGNetV2Config(**tiny_fields, num_labels=3)
+    tmp_path = tmp_path_factory.mktemp("cards")
+    config = hgnetv2_hf.PPHGNetV2Config(**TINY_FIELDS, num_labels=3)
     model = randomize(hgnetv2_hf.PPHGNetV2ForImageClassification(config))
     write_paddle_file(rename_back(model.state_dict(), LAYOUTS["paddleclas"]), tmp_path / "own.pdparams")
     published = tmp_path / PUBLISHED["PPHGNetV2_B0_ssld_stage2"].file_name
@@ -315,6 +322,7 @@ for path in sys.argv[1:]:
     assert sum(path == "/api/validate-yaml" for _, path in hub.requests) >= 4
 
 
+@pytest.mark.slow
 def test_every_snippet_of_every_card_runs(cards, without_package, tmp_path):
     from PIL import Image
 

@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 import torch
 import transformers
-from conftest import randomize
+from conftest import free_port, randomize
 
 import hgnetv2_hf
 from hgnetv2_hf.cli import main
@@ -97,6 +97,7 @@ def test_without_an_output_the_rows_are_printed(model, images, capsys):
     assert len(lines) == len(list(images.glob("01*.png")))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_where_it_stopped(model, images, tmp_path):
     command = [sys.executable, "-m", "hgnetv2_hf.cli", "classify", str(images), "--model", str(model)]
     command += ["--output", str(tmp_path / "out.csv"), "--batch-size", "2", "--workers", "1"]
@@ -143,9 +144,11 @@ def test_images_replaced_meanwhile_are_classified_again(model, tmp_path, monkeyp
     assert rows(tmp_path / "out.csv") == rows(tmp_path / "whole.csv")
 
 
+@pytest.mark.slow
 def test_processes_share_the_files_and_each_continues_its_part(model, images, tmp_path):
     classify([str(images)], model, tmp_path / "whole.csv", show=str)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29541"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--master_port", str(free_port())]
     command += ["-m", "hgnetv2_hf.cli", "classify", str(images), "--model", str(model), "--workers", "1"]
     command += ["--output", str(tmp_path / "out.csv"), "--batch-size", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
@@ -172,6 +175,7 @@ def test_another_model_or_other_files_start_anew(model, images, tmp_path):
     assert result["resumed"] == 0 and not list(tmp_path.glob(".out.csv.*.jsonl"))
 
 
+@pytest.mark.slow
 def test_optimised_exported_and_compiled_say_the_same(model, images, tmp_path):
     pytest.importorskip("openvino", reason="comes with the extra [openvino]")
     hgnetv2_hf.export_model(model, tmp_path / "openvino", "openvino")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import relative_difference, with_lab_of_both_signs
+from conftest import relative_difference, slow_except, with_lab_of_both_signs
 from scipy.optimize import linear_sum_assignment
 
 import hgnetv2_hf
@@ -71,6 +71,7 @@ def save(model, folder):
     return model
 
 
+@pytest.mark.parametrize("format", slow_except(RUNTIMES, "onnx", "openvino"), indirect=True)
 def test_a_classifier_runs_with_open_batch_and_size(tiny_fields, tmp_path, format):
     config = PPHGNetV2Config(**tiny_fields, num_labels=7, class_expand=24)
     model = save(hgnetv2_hf.PPHGNetV2ForImageClassification(config), tmp_path / "model")
@@ -85,6 +86,7 @@ def test_a_classifier_runs_with_open_batch_and_size(tiny_fields, tmp_path, forma
         exported.run(np.full((1, 3, 64, 64), np.nan))
 
 
+@pytest.mark.slow
 def test_a_backbone_gives_all_its_maps_by_name(tiny_fields, tmp_path, format):
     config = HGNetV2Config(**tiny_fields, out_features=["stem", "stage2", "stage4"])
     model = save(hgnetv2_hf.HGNetV2Backbone(config), tmp_path / "model")
@@ -125,6 +127,7 @@ def test_the_exported_digits_answer_like_the_pipeline(digits_folder, exported_di
     assert [best["label"] for (best,) in classify(batch, top_k=1)] == [str(label) for label in labels[:3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_int8_loses_at_most_one_point_on_the_digits(digits_folder, scans, tmp_path, format, capsys):
     for module in ("nncf", RUNTIMES[format], *(["onnxscript"] if format == "onnx" else [])):
@@ -188,6 +191,7 @@ def test_the_folder_carries_labels_preprocessing_and_what_runs_it(digits_folder,
     export_model(digits_folder, folder, "openvino", overwrite=True)
 
 
+@pytest.mark.slow
 def test_signals_are_handled_after_openvino_models_are_gone(exported_digits):
     """Ctrl-C, or the end of a worker: OpenVINO gives the thread a signal stack, and must not take it away."""
     pytest.importorskip("openvino", reason="comes with the extra [openvino]")

@@ -16,6 +16,7 @@ import PIL.Image
 import pytest
 import torch
 import transformers
+from conftest import free_port
 from small_trainings import NO_AUGMENTATION, QUIET, quick
 from transformers import AutoModelForImageClassification, pipeline
 
@@ -340,6 +341,7 @@ def test_any_transformers_classifier_trains(scans, tmp_path):
         quick(scans, tmp_path / "model", tmp_path / "out2", Options(**NO_AUGMENTATION, freeze_norm=True), max_steps=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [[], ["--ema", "0.9"]])
 def test_killed_and_resumed_gives_the_weights_of_an_uninterrupted_run(scans, tiny, tmp_path, extra):
     """Killed in the middle of an epoch, with workers, augmentation and drop path."""
@@ -474,7 +476,7 @@ def test_a_teacher_with_other_classes_is_refused(scans, tiny, tmp_path):
         )
 
 
-def launch(processes, arguments, port, environment=None, fails=False):
+def launch(processes, arguments, environment=None, fails=False):
     command = [
         sys.executable,
         "-m",
@@ -482,7 +484,7 @@ def launch(processes, arguments, port, environment=None, fails=False):
         "--nproc_per_node",
         str(processes),
         "--master_port",
-        str(port),
+        str(free_port()),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
     run = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=500, env=environment)
@@ -521,7 +523,7 @@ def test_two_processes_learn_as_one(scans, tiny, tmp_path, way):
     two = ["-m", "hgnetv2_hf.cli", *common, "--per_device_train_batch_size", "4"]
     if way == "fsdp":
         two += ["--fsdp", "full_shard auto_wrap"]
-    launch(2, [*two, "--output", str(tmp_path / "two")], 29531 if way == "ddp" else 29532)
+    launch(2, [*two, "--output", str(tmp_path / "two")])
     losses = [
         [row["loss"] for row in json.loads((tmp_path / name / "metrics.json").read_text())["history"] if "loss" in row]
         for name in ("one", "two")
@@ -539,9 +541,9 @@ def test_two_processes_learn_as_one(scans, tiny, tmp_path, way):
         "torch.optim.SGD.step = lambda *a, **k: os._exit(9) if next(count) == 13 else step(*a, **k)\n"
     )
     killed = [*two, "--output", str(tmp_path / "again")]
-    assert launch(2, killed, 29534, {"PYTHONPATH": str(tmp_path)}, fails=True)
+    assert launch(2, killed, {"PYTHONPATH": str(tmp_path)}, fails=True)
     assert (tmp_path / "again.training" / "checkpoint-8").is_dir() and not (tmp_path / "again").exists()
-    assert "continued after" in launch(2, killed, 29535)
+    assert "continued after" in launch(2, killed)
     again = weights(tmp_path / "again")
     assert all(torch.equal(again[name], two_[name]) for name in two_)
 
@@ -559,7 +561,7 @@ def test_statistics_of_batch_norm_are_averaged_over_the_processes(tmp_path):
         "AverageStatistics(types.SimpleNamespace(model=model)).on_step_end(None, None, flags)\n"
         "assert model.running_mean.tolist() == [0.5, 0.5] and model.running_var.tolist() == [2.0, 2.0]\n"
     )
-    launch(2, [str(script)], 29533)
+    launch(2, [str(script)])
 
 
 def test_scripts_of_transformers_run_with_the_package_registered(tiny, tmp_path, capfd):
@@ -607,6 +609,7 @@ trainer.save_model()
 """
 
 
+@pytest.mark.slow
 def test_an_example_script_gives_the_same_weights_through_run_and_through_remote_code(
     scans, tiny, tmp_path, without_package
 ):

@@ -318,7 +318,9 @@ def test_accumulated_gradients_are_those_of_one_batch(tiny_fields, tmp_path):
     assert relative_difference(weights[2], weights[0]) < 1e-5
 
 
-if __name__ == "__main__":  # writes the golden: HGNETV2_HF_PADDLE_PYTHON=… python test_training_knobs.py
+if (
+    __name__ == "__main__"
+):  # writes the golden: HGNETV2_HF_PADDLE_PYTHON=… PYTHONPATH=.:tests python tests/training/test_training_options.py
     import tempfile
     from pathlib import Path
 
