@@ -145,7 +145,7 @@ def _check_output(output, overwrite):
     if output is None:
         return
     if not str(output).endswith(TABLES):
-        raise InferenceError(f"{output} is no table that is written here: its name ends with {', '.join(TABLES)}.")
+        raise InferenceError(f"Unsupported table {output}: expected a name that ends with {', '.join(TABLES)}.")
     if str(output).endswith(".parquet") and importlib.util.find_spec("pyarrow") is None:
         raise InferenceError('Parquet needs pyarrow: pip install "hgnetv2-hf[parquet]".')
     if os.path.lexists(output) and not overwrite:

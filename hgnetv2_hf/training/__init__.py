@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from .distillation import DistillationTrainer, soft_cross_entropy, symmetric_kl
     from .freezing import Frozen, freeze
     from .moving_average import MovingAverage
+    from .options import Options
     from .rates import parameter_groups
-    from .run import Options, Trained, train
+    from .run import Trained, train
     from .trainer import ClassifierTrainer
 
 # The same names again for the interpreter: `Trainer` costs seconds of imports, and the command line reads the recipes only.
@@ -20,7 +21,7 @@ _MODULE_OF = {
     "DistillationTrainer": "distillation",
     "Frozen": "freezing",
     "MovingAverage": "moving_average",
-    "Options": "run",
+    "Options": "options",
     "Trained": "run",
     "freeze": "freezing",
     "parameter_groups": "rates",
