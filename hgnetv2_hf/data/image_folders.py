@@ -389,6 +389,10 @@ def _understood(train_folder, validation_folder, classes, unused):
 
 
 def _datasets(source, image_column, label_column, config_name, streaming, seed):
+    if not os.path.exists(source) and "/" not in str(source):
+        raise DataError(
+            f"There is no folder {source}; expected an image folder, a data set of the Hub as USER/NAME, or digits."
+        )
     try:
         import datasets
     except ImportError as error:

@@ -180,6 +180,10 @@ def _load(folder, dtype, compile, batch_size, device):
         if not hasattr(exported, "image_processor"):
             raise InferenceError(f"{folder} is no classifier.")
         return _Network(exported.image_processor, exported.config, lambda pixels: exported.run(pixels)["logits"])
+    if not os.path.isdir(folder) and "/" not in str(folder):
+        raise InferenceError(
+            f"There is no folder {folder}; expected a classifier's folder, or a repository as USER/NAME."
+        )
     try:
         config = AutoConfig.from_pretrained(folder)
         if not any("ForImageClassification" in name for name in config.architectures or []):

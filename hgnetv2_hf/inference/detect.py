@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import zlib
 from pathlib import Path
 
@@ -72,9 +73,18 @@ def _detect(images, model, output_dir, threshold, table, show):
 
 
 def _pipeline(model):
-    from transformers import pipeline
+    from transformers import AutoConfig, pipeline
 
+    if not os.path.isdir(model) and "/" not in str(model):
+        raise InferenceError(
+            f"There is no folder {model}; expected a detector's folder, or a repository as USER/NAME."
+        )
     try:
+        architectures = AutoConfig.from_pretrained(str(model)).architectures or []
+        classifier = next((name for name in architectures if name.endswith("ForImageClassification")), None)
+        if classifier is not None:
+            article = "an" if classifier[0] in "AEIOU" else "a"
+            raise InferenceError(f"{model} holds {article} {classifier}, not a detector; use classify.")
         return pipeline("object-detection", model=str(model))
     except (ValueError, OSError, KeyError, ImportError) as error:
         raise InferenceError(f"{model} is no detector that can be loaded: {sentence(error)[:300]}") from error
