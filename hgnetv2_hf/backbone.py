@@ -7,6 +7,7 @@ from typing import Optional, Union
 import torch
 from transformers import AutoConfig, AutoImageProcessor
 
+from .errors import HGNetV2Error
 from .model import modeling_hgnetv2 as modeling
 from .model.image_processing_hgnetv2 import HGNetV2ImageProcessor
 from .structure import is_network
@@ -46,6 +47,18 @@ def load_backbone(
     if out_features is not None:
         config.out_features = list(out_features)
     return classes[config.model_type].from_pretrained(name_or_folder, config=config, **kwargs)
+
+
+def check_name(name):
+    """
+    Raises before the Hub is asked for what cannot be there.
+
+    Raises:
+        `HGNetV2Error`: the name is no folder, and not of the form `user/name` either.
+    """
+    name = os.fspath(name)
+    if not os.path.isdir(name) and (name.count("/") != 1 or name.startswith(("/", ".", "~")) or name.endswith("/")):
+        raise HGNetV2Error(f"There is no folder {name}; expected a model's folder, or a repository as USER/NAME.")
 
 
 def load_image_processor(folder):

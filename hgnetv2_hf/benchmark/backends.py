@@ -1,7 +1,7 @@
-"""The ways to run a network that `hgnetv2-hf benchmark` compares."""
+"""The backends that `hgnetv2-hf benchmark` compares."""
 
 STOCK = "stock"
-WAYS = {  # name: what is measured
+BACKENDS = {  # name: what is measured
     STOCK: "Transformers' own model, eager float32",
     "timm": "timm, eager float32",
     "timm-compiled": "timm, channels-last, compiled with frozen weights, float32",
@@ -18,4 +18,4 @@ WAYS = {  # name: what is measured
     "openvino-bf16": "export --format openvino, bfloat16",
     "openvino-int8": "export --format openvino --int8, calibrated on noise",
 }
-DEFAULT_WAYS = (STOCK, "eager", "optimised", "optimised-bf16")
+DEFAULT_BACKENDS = (STOCK, "eager", "optimised", "optimised-bf16")

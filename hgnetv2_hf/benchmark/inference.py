@@ -1,4 +1,4 @@
-"""Times ways to run a model in turn, in blocks of half a second, so that a machine's drift hits all alike; and conversions."""
+"""Times the backends of one model in turn, in blocks of half a second, so that a machine's drift hits all alike; and conversions."""
 
 import contextlib
 import importlib.metadata
@@ -33,7 +33,7 @@ from ..inference.runtime import load_exported, openvino_core
 from ..model import modeling_hgnetv2 as modeling
 from ..model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
 from ..model.image_processing_hgnetv2 import HGNetV2ImageProcessor
-from .backends import DEFAULT_WAYS, STOCK, WAYS
+from .backends import BACKENDS, DEFAULT_BACKENDS, STOCK
 
 
 BLOCK_SECONDS = 0.5
@@ -42,9 +42,9 @@ _PEAK_SIDES = (512, 1024, 2048)
 _PEAK_SECONDS = 2.0
 
 
-def benchmark(variants, batch_sizes, ways=DEFAULT_WAYS, image_size=224, rounds=10, threads=None):
+def benchmark(variants, batch_sizes, backends=DEFAULT_BACKENDS, image_size=224, rounds=10, threads=None):
     """
-    Inference of one network in several ways, timed in turn.
+    Inference of one network with several backends, timed in turn.
 
     All networks are the classifier of `hgnet_v2` with the same random weights, LAB of both signs included, so that no program
     can leave anything out; timm's has them too, under a head of its own.
@@ -52,33 +52,36 @@ def benchmark(variants, batch_sizes, ways=DEFAULT_WAYS, image_size=224, rounds=1
     Args:
         variants (`list[str]`): rows of the table of variants with four stages.
         batch_sizes (`list[int]`): images per call.
-        ways (`list[str]`): keys of `WAYS`; Transformers' own model is always measured. In bfloat16 on a processor that lacks
+        backends (`list[str]`): keys of `BACKENDS`; Transformers' own model is always measured. In bfloat16 on a processor that lacks
             it, PyTorch's are measured emulated, and OpenVINO's, which would compute float32, are left out.
         image_size (`int`): pixels per side.
-        rounds (`int`): half-second blocks per way.
+        rounds (`int`): half-second blocks per backend.
         threads (`int`, *optional*): CPU threads.
 
     Returns:
         `dict`: `machine` (`str`), `peak` (`dict` of measured matrix-product rates, FLOP/s, in the native precisions that these
-        ways compute in), `settings`, `notes` (`list[str]`: what is emulated or left out), and `rows`: dictionaries with
-        `variant`, `batch_size`, `way`, `milliseconds` per call (median), `ratio` (the stock model's time by this one),
+        backends compute in), `settings`, `notes` (`list[str]`: what is emulated or left out), and `rows`: dictionaries with
+        `variant`, `batch_size`, `backend`, `milliseconds` per call (median), `ratio` (the stock model's time by this one),
         `share_of_peak` (of the matrix-product rate in the same precision; `None` for int8 and where it is emulated) and
         `difference` (of the outputs, relative to the stock model's; `None` for timm).
 
     Raises:
-        `HGNetV2Error`: a way needs a package that is not installed.
+        `HGNetV2Error`: a backend is unsupported, or needs a package that is not installed.
     """
+    unsupported = [backend for backend in backends if backend not in BACKENDS]
+    if unsupported:
+        raise HGNetV2Error(f"Unsupported backend {unsupported[0]}: expected one of {', '.join(BACKENDS)}.")
     if threads is not None:
         torch.set_num_threads(threads)
-    ways = [STOCK, *(way for way in WAYS if way in ways and way != STOCK)]
-    for way in ways:
-        package = _NEEDS.get(way.split("-")[0])
+    backends = [STOCK, *(backend for backend in BACKENDS if backend in backends and backend != STOCK)]
+    for backend in backends:
+        package = _NEEDS.get(backend.split("-")[0])
         if package and importlib.util.find_spec(package) is None:
-            raise HGNetV2Error(f"{way} needs {package}, which is not installed.")
-    emulated = [way for way in ways if not _is_native(way)]
-    left_out = [way for way in emulated if way.startswith("openvino")]
-    ways = [way for way in ways if way not in left_out]
-    dtypes = dict.fromkeys(_dtype(way) for way in ways if way not in emulated)
+            raise HGNetV2Error(f"{backend} needs {package}, which is not installed.")
+    emulated = [backend for backend in backends if not _is_native(backend)]
+    left_out = [backend for backend in emulated if backend.startswith("openvino")]
+    backends = [backend for backend in backends if backend not in left_out]
+    dtypes = dict.fromkeys(_dtype(backend) for backend in backends if backend not in emulated)
     cases = [(variant, batch_size) for variant in variants for batch_size in batch_sizes]
     peak, rows = {}, []
     with tqdm(total=len(dtypes) + len(cases), desc="benchmark", unit="case", leave=False) as progress:
@@ -86,27 +89,29 @@ def benchmark(variants, batch_sizes, ways=DEFAULT_WAYS, image_size=224, rounds=1
             peak[str(dtype)[6:]] = _matmul_rate(dtype)
             progress.update()
         for variant, batch_size in cases:
-            rows += _measure(variant, batch_size, ways, image_size, rounds, peak)
+            rows += _measure(variant, batch_size, backends, image_size, rounds, peak)
             torch.compiler.reset()
             progress.update()
     return {
         "machine": machine_and_versions(),
         "peak": peak,
         "settings": {"image_size": image_size, "rounds": rounds, "block_seconds": BLOCK_SECONDS},
-        "notes": _notes(left_out, [way for way in emulated if way not in left_out]),
+        "notes": _notes(left_out, [backend for backend in emulated if backend not in left_out]),
         "rows": rows,
     }
 
 
-def _dtype(way):
-    return torch.bfloat16 if way.endswith("bf16") else torch.float32
+def _dtype(backend):
+    return torch.bfloat16 if backend.endswith("bf16") else torch.float32
 
 
-def _is_native(way):
-    if _dtype(way) == torch.float32:
+def _is_native(backend):
+    if _dtype(backend) == torch.float32:
         return True
     return (
-        is_native_in_openvino(_dtype(way), openvino_core()) if way.startswith("openvino") else is_native(_dtype(way))
+        is_native_in_openvino(_dtype(backend), openvino_core())
+        if backend.startswith("openvino")
+        else is_native(_dtype(backend))
     )
 
 
@@ -119,70 +124,73 @@ def _notes(left_out, emulated):
     return notes
 
 
-def _measure(variant, batch_size, ways, image_size, rounds, peak):
+def _measure(variant, batch_size, backends, image_size, rounds, peak):
     stock, ours = _pair(variant)
     pixel_values = torch.randn(batch_size, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         calls = {
-            way: _prepare(way, variant, stock, ours, pixel_values, folder)
-            for way in tqdm(ways, desc=variant, leave=False)
+            backend: _prepare(backend, variant, stock, ours, pixel_values, folder)
+            for backend in tqdm(backends, desc=variant, leave=False)
         }
         expected = stock(pixel_values).logits
         with FlopCounterMode(display=False) as counter:
             stock(pixel_values)
         differences = {
-            way: None if way.startswith("timm") else _difference(call(), expected) for way, call in calls.items()
+            backend: None if backend.startswith("timm") else _difference(call(), expected)
+            for backend, call in calls.items()
         }
         times = time_in_turn(list(calls.values()), rounds)
     rows = []
-    for way, milliseconds in zip(calls, times):
-        rate = None if way.endswith("int8") else peak.get(str(_dtype(way))[6:])
+    for backend, milliseconds in zip(calls, times):
+        rate = None if backend.endswith("int8") else peak.get(str(_dtype(backend))[6:])
         rows.append(
             {
                 "variant": variant,
                 "batch_size": batch_size,
-                "way": way,
+                "backend": backend,
                 "milliseconds": milliseconds,
                 "ratio": times[0] / milliseconds,
                 "share_of_peak": rate and counter.get_total_flops() / milliseconds * 1e3 / rate,
-                "difference": differences[way],
+                "difference": differences[backend],
             }
         )
     return rows
 
 
-def _prepare(way, variant, stock, ours, pixel_values, folder):
+def _prepare(backend, variant, stock, ours, pixel_values, folder):
     """A function without arguments that computes the logits of this batch."""
-    dtype = _dtype(way)
-    if way in (STOCK, "eager"):
-        return partial(stock if way == STOCK else ours, pixel_values)
-    if way.startswith("timm"):
-        return _prepare_timm(way, variant, ours, pixel_values, dtype)
-    if way.startswith(("optimised", "compiled")):
-        return partial(optimize_for_inference(ours, dtype, compile=way.startswith("compiled")), pixel_values)
-    exported = load_exported(_export(way, stock, ours, pixel_values, folder), str(dtype)[6:], torch.get_num_threads())
+    dtype = _dtype(backend)
+    if backend in (STOCK, "eager"):
+        return partial(stock if backend == STOCK else ours, pixel_values)
+    if backend.startswith("timm"):
+        return _prepare_timm(backend, variant, ours, pixel_values, dtype)
+    if backend.startswith(("optimised", "compiled")):
+        return partial(optimize_for_inference(ours, dtype, compile=backend.startswith("compiled")), pixel_values)
+    exported = load_exported(
+        _export(backend, stock, ours, pixel_values, folder), str(dtype)[6:], torch.get_num_threads()
+    )
     return partial(exported.run, pixel_values.numpy())
 
 
-def _prepare_timm(way, variant, ours, pixel_values, dtype):
+def _prepare_timm(backend, variant, ours, pixel_values, dtype):
     import timm
 
     model = timm.create_model(f"hgnetv2_{variant}").eval().requires_grad_(False)
     trunk = {name: tensor for name, tensor in ours.state_dict().items() if not name.startswith("fc.")}
     missing, unexpected = model.load_state_dict(rename_back(trunk, LAYOUTS["timm"]), strict=False)
     assert not unexpected and all(name.startswith("head.") for name in missing), (missing, unexpected)
-    if "compiled" not in way:
+    if "compiled" not in backend:
         return partial(model, pixel_values)
     model = model.to(dtype, memory_format=torch.channels_last)
     pixel_values = pixel_values.to(dtype, memory_format=torch.channels_last)
     return partial(CompiledPerShape(model), pixel_values)
 
 
-def _export(way, stock, ours, pixel_values, folder):
-    """The folder for this way, exported once for all precisions."""
+def _export(backend, stock, ours, pixel_values, folder):
+    """The folder for this backend, exported once for all precisions."""
     from ..inference import export as exporting
 
-    kind = way.removesuffix("-bf16")
+    kind = backend.removesuffix("-bf16")
     target = os.path.join(folder, kind)
     if os.path.isdir(target):
         return target
@@ -251,17 +259,20 @@ def table(result):
         f"matrix product: {peak}",
         f"{settings['image_size']}×{settings['image_size']}, medians of {settings['rounds']} blocks of "
         f"{settings['block_seconds']} s, in turn; ratio: time of stock / time",
-        f"{'variant':<9}{'batch':>5}  {'way':<20}{'ms':>10}{'ratio':>8}{'of peak':>9}{'difference':>12}",
+        f"{'variant':<9}{'batch':>5}  {'backend':<20}{'ms':>10}{'ratio':>8}{'of peak':>9}{'difference':>12}",
     ]
     for row in result["rows"]:
         share = "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.0%}"
         difference = "" if row["difference"] is None else f"{row['difference']:.1e}"
         lines.append(
-            f"{row['variant']:<9}{row['batch_size']:>5}  {row['way']:<20}{row['milliseconds']:>10.2f}{row['ratio']:>8.2f}"
+            f"{row['variant']:<9}{row['batch_size']:>5}  {row['backend']:<20}{row['milliseconds']:>10.2f}{row['ratio']:>8.2f}"
             f"{share:>9}{difference:>12}"
         )
     lines += [f"note: {note}" for note in result["notes"]]
-    return "\n".join(lines + [f"  {way}: {WAYS[way]}" for way in dict.fromkeys(row["way"] for row in result["rows"])])
+    return "\n".join(
+        lines
+        + [f"  {backend}: {BACKENDS[backend]}" for backend in dict.fromkeys(row["backend"] for row in result["rows"])]
+    )
 
 
 def check_plot(path):
@@ -269,12 +280,12 @@ def check_plot(path):
     if importlib.util.find_spec("matplotlib") is None:
         raise HGNetV2Error('Plotting needs matplotlib: pip install "hgnetv2-hf[plot]".')
     if not str(path).endswith((".png", ".svg", ".pdf")):
-        raise HGNetV2Error(f"{path} is no picture that is drawn here: its name ends with .png, .svg or .pdf.")
+        raise HGNetV2Error(f"Unsupported picture {path}: expected a name that ends with .png, .svg or .pdf.")
 
 
 def plot(result, path):
     """
-    A picture of latency against published accuracy: a panel per batch size, a line per way.
+    A picture of latency against published accuracy: a panel per batch size, a line per backend.
 
     Raises:
         `HGNetV2Error`: see [`check_plot`].
@@ -299,9 +310,9 @@ def plot(result, path):
 def _draw_panel(axes, rows):
     accuracy = {row.variant: row.top1 for row in PUBLISHED.values() if row.top1 is not None}
     rows = [row for row in rows if row["variant"] in accuracy]
-    for way in dict.fromkeys(row["way"] for row in rows):
-        points = [(row["milliseconds"], accuracy[row["variant"]]) for row in rows if row["way"] == way]
-        axes.plot(*zip(*points), marker="o", label=way)
+    for backend in dict.fromkeys(row["backend"] for row in rows):
+        points = [(row["milliseconds"], accuracy[row["variant"]]) for row in rows if row["backend"] == backend]
+        axes.plot(*zip(*points), marker="o", label=backend)
     slowest = {row["variant"]: row for row in sorted(rows, key=lambda row: row["milliseconds"])}
     for variant, row in slowest.items():
         place = (row["milliseconds"], accuracy[variant])

@@ -10,7 +10,7 @@ from ..conversion.convert import convert_checkpoint
 from ..errors import HGNetV2Error
 from ..hub.published import PUBLISHED
 from ..hub.upload import check_repository, push_folder
-from . import add_push_arguments
+from .convert import add_push_arguments
 
 
 def convert_all(

@@ -1,9 +1,10 @@
-"""The text of ``hgnetv2-hf list``: computed from the tables alone, so that it takes no second."""
+"""``hgnetv2-hf list``: its text is computed from the tables alone, so that it takes no second."""
 
 from typing import NamedTuple
 
 from ..hub.published import ASSETS, PUBLISHED
 from ..model.variants import ALIASES, VARIANTS, canonical_name
+from ._framework import add_command, fail
 
 
 _NOTES = """
@@ -11,6 +12,20 @@ top-1, top-5: per cent on ImageNet-1k as PaddleClas publishes them for these wei
 preprocessing (236); timm's files hold the same weights. AP: on COCO val2017, as the detector's
 authors publish it. size: of the tensors, 4 bytes each. A dash: not published, or a backbone alone.
 """
+
+
+def add(commands):
+    parser = add_command(commands, "list", "List variants and published checkpoints with accuracy, size and address.")
+    parser.add_argument("word", nargs="?", metavar="WORD", help="only this variant, layout or part of a name")
+    parser.add_argument("--short", action="store_true", help="leave the addresses out")
+    return parser
+
+
+def run(arguments):
+    try:
+        print(listing(arguments.word, arguments.short))
+    except LookupError as error:
+        return fail(error)
 
 
 def listing(word=None, short=False):

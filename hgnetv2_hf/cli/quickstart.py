@@ -1,10 +1,18 @@
-"""The first command: from a PaddleClas file to labels, offline, with what ships with the package."""
+"""``hgnetv2-hf quickstart``: from a PaddleClas file to labels, offline, with what ships with the package."""
 
-from transformers import pipeline
+from ._framework import add_command
 
-from ..conversion import convert_checkpoint
-from ..data.digits import load_held_out
-from ..hub.published import ASSETS
+
+def add(commands):
+    parser = add_command(commands, "quickstart", "Convert the shipped checkpoint and classify real images, offline.")
+    parser.add_argument(
+        "--out", default="hgnetv2-digits", metavar="DIR", help="folder to write (default: %(default)s)"
+    )
+    return parser
+
+
+def run(arguments):
+    quickstart(arguments.out)
 
 
 def quickstart(output_dir, show=print):
@@ -21,6 +29,12 @@ def quickstart(output_dir, show=print):
     Raises:
         `HGNetV2Error`: the folder cannot be written.
     """
+    from transformers import pipeline
+
+    from ..conversion import convert_checkpoint
+    from ..data.digits import load_held_out
+    from ..hub.published import ASSETS
+
     show("1. Convert a PaddleClas checkpoint (handwritten digits) into a Transformers folder")
     show(str(convert_checkpoint("digits", output_dir, overwrite=True, verify=True)))
 

@@ -40,6 +40,8 @@ def load_data(
         data = _digits()
     elif os.path.isdir(source) and not holds_datasets_files(source):
         data = read_class_folders(Path(source), needs_labels, class_folders)
+    elif source.startswith(("/", ".", "~")) or source.endswith("/") or source.count("/") > 1:  # no name on the Hub
+        raise DataError(f"There is no folder {source}.")
     else:
         data = read_dataset(source, image_column, label_column, config_name, streaming, seed)
         if streaming:

@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForImageClassification
 from transformers.image_utils import load_image
 
-from ..backbone import load_image_processor
+from ..backbone import check_name, load_image_processor
 from ..errors import InferenceError, raised_as
 from ..files.atomic import atomic_file, lock
 from ..files.images import UNREADABLE, find_images, printable_path
@@ -145,7 +145,7 @@ def _check_output(output, overwrite):
     if output is None:
         return
     if not str(output).endswith(TABLES):
-        raise InferenceError(f"{output} is no table that is written here: its name ends with {', '.join(TABLES)}.")
+        raise InferenceError(f"Unsupported table {output}: expected a name that ends with {', '.join(TABLES)}.")
     if str(output).endswith(".parquet") and importlib.util.find_spec("pyarrow") is None:
         raise InferenceError('Parquet needs pyarrow: pip install "hgnetv2-hf[parquet]".')
     if os.path.lexists(output) and not overwrite:
@@ -180,6 +180,7 @@ def _load(folder, dtype, compile, batch_size, device):
         if not hasattr(exported, "image_processor"):
             raise InferenceError(f"{folder} is no classifier.")
         return _Network(exported.image_processor, exported.config, lambda pixels: exported.run(pixels)["logits"])
+    check_name(folder)
     try:
         config = AutoConfig.from_pretrained(folder)
         if not any("ForImageClassification" in name for name in config.architectures or []):

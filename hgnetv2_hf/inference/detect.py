@@ -11,6 +11,7 @@ import PIL.ImageFont
 import PIL.ImageOps
 from tqdm.auto import tqdm
 
+from ..backbone import check_name
 from ..errors import InferenceError, raised_as
 from ..files.atomic import atomic_folder, claim
 from ..files.images import UNREADABLE, find_images, printable_path
@@ -72,9 +73,15 @@ def _detect(images, model, output_dir, threshold, table, show):
 
 
 def _pipeline(model):
-    from transformers import pipeline
+    from transformers import AutoConfig, pipeline
 
+    check_name(model)
     try:
+        architectures = AutoConfig.from_pretrained(str(model)).architectures or []
+        classifier = next((name for name in architectures if name.endswith("ForImageClassification")), None)
+        if classifier is not None:
+            article = "an" if classifier[0] in "AEIOU" else "a"
+            raise InferenceError(f"{model} holds {article} {classifier}, not a detector; use classify.")
         return pipeline("object-detection", model=str(model))
     except (ValueError, OSError, KeyError, ImportError) as error:
         raise InferenceError(f"{model} is no detector that can be loaded: {sentence(error)[:300]}") from error

@@ -1,6 +1,7 @@
 """The commands as a newcomer runs them."""
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -19,13 +20,15 @@ from packaging.requirements import Requirement
 
 import hgnetv2_hf
 from hgnetv2_hf.benchmark import inference as benchmark_module
-from hgnetv2_hf.benchmark.backends import DEFAULT_WAYS, WAYS
+from hgnetv2_hf.benchmark.backends import BACKENDS, DEFAULT_BACKENDS
 from hgnetv2_hf.cli import main
 from hgnetv2_hf.cli.listing import file_size, parameter_count
 from hgnetv2_hf.data import digits
+from hgnetv2_hf.errors import HGNetV2Error
 from hgnetv2_hf.hub.published import ASSETS, PUBLISHED, Published
 from hgnetv2_hf.inference.precision import is_native
 from hgnetv2_hf.model.variants import VARIANTS
+from hgnetv2_hf.training import Options
 from hgnetv2_hf.training.recipe import RECIPES
 
 
@@ -121,12 +124,14 @@ def test_list_without_a_match_is_one_sentence(capsys):
     assert "Nothing published matches 'resnet'" in error and len(error.splitlines()) == 1
 
 
-def test_list_imports_no_framework():
-    code = """
-import sys
-from hgnetv2_hf.cli import main
-main(["list"])
-assert not {"torch", "transformers", "numpy"} & set(sys.modules), sorted(sys.modules)
+@pytest.mark.parametrize("arguments", [["list"], ["--help"], ["train", "--help"], ["benchmark", "--help"]])
+def test_list_and_help_import_no_framework(arguments):
+    code = f"""
+import contextlib, sys
+import hgnetv2_hf.cli
+with contextlib.suppress(SystemExit):
+    hgnetv2_hf.cli.main({arguments})
+assert not {{"torch", "transformers", "numpy"}} & set(sys.modules), sorted(sys.modules)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -156,12 +161,14 @@ def test_benchmark_prints_machine_versions_and_ratios_and_draws_them(tmp_path, c
     assert main([*command, "--json", str(tmp_path / "out.json"), *extra]) == 0
     printed = capsys.readouterr().out
     assert "torch" in printed and "threads" in printed and "TFLOP/s" in printed
-    for way in DEFAULT_WAYS:
-        share = r"\d+%\s" if "bf16" not in way or is_native(torch.bfloat16) else ""
-        assert re.search(rf"^b0\s+1\s+{way}\s+\d+\.\d+\s+\d+\.\d+\s+{share}", printed, flags=re.MULTILINE)
+    for backend in DEFAULT_BACKENDS:
+        share = r"\d+%\s" if "bf16" not in backend or is_native(torch.bfloat16) else ""
+        assert re.search(rf"^b0\s+1\s+{backend}\s+\d+\.\d+\s+\d+\.\d+\s+{share}", printed, flags=re.MULTILINE)
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
-    assert [(row["variant"], row["way"]) for row in rows] == [(v, way) for v in ("b0", "b1") for way in DEFAULT_WAYS]
-    difference = {row["way"]: row["difference"] for row in rows}
+    assert [(row["variant"], row["backend"]) for row in rows] == [
+        (v, backend) for v in ("b0", "b1") for backend in DEFAULT_BACKENDS
+    ]
+    difference = {row["backend"]: row["difference"] for row in rows}
     assert difference["eager"] == 0 and difference["optimised"] < 1e-5 and difference["optimised-bf16"] < 0.05
     if extra:
         with PIL.Image.open(tmp_path / "out.png") as picture:
@@ -170,7 +177,7 @@ def test_benchmark_prints_machine_versions_and_ratios_and_draws_them(tmp_path, c
 
 def test_the_plot_shows_every_batch_size(tmp_path):
     pytest.importorskip("matplotlib", reason="comes with the extra [plot]")
-    row = {"variant": "b0", "way": "stock", "milliseconds": 5.0}
+    row = {"variant": "b0", "backend": "stock", "milliseconds": 5.0}
     result = {"machine": "a machine", "settings": {"image_size": 224}}
     benchmark_module.plot({**result, "rows": [{**row, "batch_size": size} for size in (1, 8)]}, tmp_path / "out.svg")
     drawn = (tmp_path / "out.svg").read_text(encoding="utf-8")
@@ -179,34 +186,70 @@ def test_the_plot_shows_every_batch_size(tmp_path):
 
 def test_benchmark_gives_no_share_of_an_emulated_peak(monkeypatch, tmp_path, capsys):
     peaks = []
-    monkeypatch.setattr(benchmark_module, "_is_native", lambda way: not way.endswith("bf16"))
+    monkeypatch.setattr(benchmark_module, "_is_native", lambda backend: not backend.endswith("bf16"))
     monkeypatch.setattr(benchmark_module, "_matmul_rate", lambda dtype: peaks.append(dtype) or 1e12)
     command = ["benchmark", "--batch-size", "1", "--image-size", "32", "--rounds", "1", "--json", str(tmp_path / "j")]
     extra = [] if importlib.util.find_spec("openvino") is None else ["openvino-bf16"]
-    assert main([*command, "--ways", "optimised", "optimised-bf16", *extra]) == 0
-    rows = {row["way"]: row["share_of_peak"] for row in json.loads((tmp_path / "j").read_text())["rows"]}
+    assert main([*command, "--backends", "optimised", "optimised-bf16", *extra]) == 0
+    rows = {row["backend"]: row["share_of_peak"] for row in json.loads((tmp_path / "j").read_text())["rows"]}
     assert list(rows) == ["stock", "optimised", "optimised-bf16"] and peaks == [torch.float32]
     assert rows["optimised-bf16"] is None and rows["optimised"] > 0
     printed = capsys.readouterr().out
     assert "emulated" in printed and ("OpenVINO would compute float32" in printed) == bool(extra)
 
 
+def test_the_old_name_of_backends_still_works(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(benchmark_module, "benchmark", lambda **options: asked.append(options["backends"]) or {})
+    monkeypatch.setattr(benchmark_module, "table", lambda result: "")
+    for name in ("--backends", "--ways"):
+        assert main(["benchmark", name, "eager", "onnx"]) == 0
+    assert main(["benchmark"]) == 0
+    assert asked == [["eager", "onnx"], ["eager", "onnx"], DEFAULT_BACKENDS]
+    with pytest.raises(SystemExit):
+        main(["benchmark", "--help"])
+    assert "--ways" not in capsys.readouterr().out
+
+
+def test_benchmark_refuses_a_backend_that_it_does_not_have():
+    with pytest.raises(HGNetV2Error, match="Unsupported backend tensorrt: expected one of stock, timm"):
+        benchmark_module.benchmark(["b0"], [1], ["eager", "tensorrt"])
+
+
 @pytest.mark.slow
-def test_benchmark_measures_every_way_to_run(tmp_path):
+def test_benchmark_measures_every_backend(tmp_path):
     for module in ("timm", "onnxruntime", "onnxscript", "openvino", "nncf"):
         pytest.importorskip(module, reason="comes with the extras [timm,onnx,openvino,int8]")
     command = ["benchmark", "--variant", "b0", "--batch-size", "1", "--image-size", "64", "--rounds", "1"]
-    ways = [way for way in WAYS if way not in ("timm-compiled", "compiled-bf16")]  # as the others, and slow to compile
-    assert main([*command, "--ways", *ways, "--json", str(tmp_path / "out.json")]) == 0
-    rows = {row["way"]: row for row in json.loads((tmp_path / "out.json").read_text())["rows"]}
+    backends = [
+        backend for backend in BACKENDS if backend not in ("timm-compiled", "compiled-bf16")
+    ]  # as the others, and slow to compile
+    assert main([*command, "--backends", *backends, "--json", str(tmp_path / "out.json")]) == 0
+    rows = {row["backend"]: row for row in json.loads((tmp_path / "out.json").read_text())["rows"]}
     if not is_native(torch.bfloat16):
-        ways = [way for way in ways if not way.startswith("openvino") or not way.endswith("bf16")]
-    assert list(rows) == ways and all(row["milliseconds"] > 0 for row in rows.values())
-    for way in ("eager", "optimised", "compiled", "onnx", "openvino-stock", "openvino"):
-        assert rows[way]["difference"] < 1e-4
+        backends = [
+            backend for backend in backends if not backend.startswith("openvino") or not backend.endswith("bf16")
+        ]
+    assert list(rows) == backends and all(row["milliseconds"] > 0 for row in rows.values())
+    for backend in ("eager", "optimised", "compiled", "onnx", "openvino-stock", "openvino"):
+        assert rows[backend]["difference"] < 1e-4
 
 
-@pytest.mark.parametrize("arguments", [[], ["no_such_command"], ["convert"], ["convert", "a", "b", "--dropout", "2"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["no_such_command"],
+        ["convert"],
+        ["convert", "a", "b", "--dropout", "2"],
+        ["list", "--no-such-option"],
+        ["benchmark", "--backends", "tensorrt"],
+        ["train"],
+        ["train", "digits", "--model", "b0", "--output", "out", "--no-such-option"],
+        ["train", "digits", "--model", "b0", "--output", "out", "--learning", "0.1"],
+        ["train", "digits", "more", "--model", "b0", "--output", "out"],
+    ],
+)
 def test_wrong_usage_is_status_two(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
@@ -237,6 +280,7 @@ def test_interrupting_says_what_continues_and_leaves_no_handler(name, room, caps
     def interrupted(*args, **kwargs):
         signal.raise_signal(signal.SIGTERM if name == "quickstart" else signal.SIGINT)
 
+    room = "cli" if name == "quickstart" else "inference"
     module = importlib.import_module(f"hgnetv2_hf.{room}.{name}")
     monkeypatch.setattr(module, name, interrupted)
     before = signal.getsignal(signal.SIGTERM)
@@ -247,6 +291,19 @@ def test_interrupting_says_what_continues_and_leaves_no_handler(name, room, caps
         assert main(["classify", "images", "--model", "model"]) == 1
         assert "interrupted; with --output, the same command continues" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_help_of_train_shows_every_option(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")  # no hyphen ends a line
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--help"])
+    assert stop.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(Options):
+        flag = f"--{'no-' if field.default is True else ''}{field.name.replace('_', '-')}"
+        flag = {"freeze_stem_only": "--freeze-stages"}.get(field.name, flag)
+        assert re.search(rf"{flag} .*{re.escape(field.metadata['help'] % {'default': field.default})}", printed), flag
+        assert f"\n    {field.name} (" in Options.__doc__
 
 
 def test_the_help_of_train_shows_epochs_rate_and_batch_size(capsys):

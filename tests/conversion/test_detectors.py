@@ -553,7 +553,7 @@ def test_detect_lists_a_bad_image_with_its_error_and_numbers_equal_names(detecto
 
 def test_detect_works_without_torchvision_and_its_labels_can_be_read(detector_folder, tmp_path):
     PIL.Image.new("RGB", (1600, 1200)).save(tmp_path / "image.png")
-    code = "import sys; sys.modules['torchvision'] = None\nfrom hgnetv2_hf import cli, detect\nsys.exit(cli.main(sys.argv[1:]))"
+    code = "import sys; sys.modules['torchvision'] = None\nfrom hgnetv2_hf import cli\nfrom hgnetv2_hf.inference import detect\nsys.exit(cli.main(sys.argv[1:]))"
     arguments = ["detect", tmp_path / "image.png", "--model", detector_folder, "--output", tmp_path / "out"]
     run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300)
     assert "0 objects in 1 image ->" in run.stdout, run.stderr[-2000:]

@@ -16,7 +16,8 @@ from transformers import AutoModelForImageClassification, pipeline
 
 import hgnetv2_hf
 from hgnetv2_hf import ConversionError, convert_checkpoint, export_weights
-from hgnetv2_hf.cli import LAYOUT_NAMES, main
+from hgnetv2_hf.cli import main
+from hgnetv2_hf.cli.convert import LAYOUT_NAMES
 from hgnetv2_hf.conversion import verification
 from hgnetv2_hf.conversion.layouts import LAYOUTS, is_counter, is_head, rename, rename_back
 from hgnetv2_hf.conversion.network import choose_model_type

@@ -23,6 +23,7 @@ from hgnetv2_hf.data import digits
 from hgnetv2_hf.errors import InferenceError
 from hgnetv2_hf.inference import precision
 from hgnetv2_hf.inference.classify import classify
+from hgnetv2_hf.inference.detect import detect
 
 
 @pytest.fixture(scope="module")
@@ -227,12 +228,31 @@ def test_bad_requests_get_one_sentence(model, images, tmp_path, capsys):
         ([str(tmp_path / "nowhere.png"), "--model", str(model)], "no image"),
         ([str(tmp_path / "empty"), "--model", str(model)], "no image"),
         ([str(images), "--model", str(tmp_path / "empty")], "classifier"),
-        ([str(images), "--model", str(model), "--output", str(tmp_path / "out.txt")], "no table"),
+        ([str(images), "--model", str(model), "--output", str(tmp_path / "out.txt")], "Unsupported table"),
         ([str(images), "--model", str(model), "--output", str(tmp_path / "no" / "out.csv")], "Cannot write"),
     ]:
         assert main(["classify", *arguments]) == 1
         assert message in capsys.readouterr().err.splitlines()[-1]
     assert main(["classify", str(images), "--model", str(model), "--output", "/dev/full/out.csv"]) == 1
+
+
+@pytest.mark.parametrize("name", ["b0-flowers", "models/b4/last", "./b4", "/nowhere/b4", "b4/"])
+def test_a_model_that_is_no_folder_is_refused_without_asking_the_hub(name, images, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *args, **options: asked.append(args))
+    assert main(["classify", str(images), "--model", name]) == 1
+    assert f"There is no folder {name}; expected a model's folder" in capsys.readouterr().err
+    with pytest.raises(InferenceError, match=f"There is no folder {name}"):
+        detect([str(images)], name, images.parent / "out")
+    assert not asked
+
+
+def test_detect_refuses_a_classifier_in_one_sentence(model, images, tmp_path, capsys):
+    command = ["detect", str(images), "--model", str(model), "--output", str(tmp_path / "out")]
+    assert main(command) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hgnetv2-hf:")]
+    assert line == f"hgnetv2-hf: {model} holds a PPHGNetV2ForImageClassification, not a detector; use classify."
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_emulated_precision_is_one_line_on_stderr(model, images, monkeypatch, capsys):
@@ -300,6 +320,7 @@ def test_memory_does_not_grow_with_the_number_of_files(model, tmp_path):
     code = """
 import sys, hgnetv2_hf
 from hgnetv2_hf.inference.classify import classify
+from hgnetv2_hf.inference.detect import detect
 from hgnetv2_hf.benchmark.memory import peak_memory
 classify([sys.argv[1] + "/1*.jpg"], sys.argv[2], sys.argv[3] + "/a.csv", show=str)
 before = peak_memory()

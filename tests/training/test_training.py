@@ -1,6 +1,7 @@
 """`train`: from data to a folder, with everything that can go wrong on the way."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from transformers import AutoModelForImageClassification, pipeline
 
 import hgnetv2_hf
 from hgnetv2_hf.cli import main
+from hgnetv2_hf.cli import train as train_command
 from hgnetv2_hf.errors import TrainingError
 from hgnetv2_hf.training import Options, train
 from hgnetv2_hf.training.report import draw_curves
@@ -107,6 +109,35 @@ def test_curves_have_a_panel_for_the_accuracy_only_where_it_was_measured(tmp_pat
     assert widths[0] / widths[1] == pytest.approx(2 / 3, rel=0.01)
 
 
+@pytest.mark.parametrize("before", [["--learning_rate", "0.1"], ["--use_cpu"], ["--use_cpu", "true"], ["--flip", "1"]])
+def test_data_may_stand_behind_any_option(before):
+    arguments = vars(train_command.parse([*before, "flowers", "--model", "b0", "--output", "out"]))
+    assert (arguments["data"], arguments["model"], arguments["output"]) == ("flowers", "b0", "out")
+    given = {"--learning_rate": ("learning_rate", 0.1), "--use_cpu": ("use_cpu", True), "--flip": ("flip", 1.0)}
+    name, value = given[before[0]]
+    assert arguments[name] == value
+    for field in dataclasses.fields(Options):
+        assert field.name == name or arguments[field.name] == field.default
+
+
+def test_the_command_line_reaches_every_option():
+    written = {"check": "--no-check", "freeze_stem_only": "--freeze-stages", "sync_batch_norm": "--no-sync-batch-norm"}
+    written["channels_last"] = "--no-channels-last"
+    values = {"crop_scale": ["0.5", "1"], "classes": ["a", "b"], "lr_mult_list": ["0.5", "1"], "recipe": ["small"]}
+    values.update(head=["new"], class_folders=["inner"], distillation_loss=["kl"])
+    command = ["data", "--model", "b0", "--output", "out"]
+    for field in dataclasses.fields(Options):
+        command.append(written.get(field.name, f"--{field.name.replace('_', '-')}"))
+        if field.type is not bool:
+            is_fraction = field.metadata.get("range") == "probability"
+            command += values.get(field.name, ["0.25" if is_fraction else "3"])
+    arguments = vars(train_command.parse(command))
+    for field in dataclasses.fields(Options):
+        assert arguments[field.name] != field.default, field.name
+    assert arguments["crop_scale"] == [0.5, 1.0] and arguments["images_per_class"] == 3 and arguments["ema"] == 0.25
+    assert arguments["image_column"] == "3" and arguments["freeze_at"] == 3 and arguments["lr_mult_list"] == [0.5, 1]
+
+
 def test_the_schedule_and_rates_are_those_of_paddleclas(scans, tiny, tmp_path):
     options, schedule = Options(**NO_AUGMENTATION, recipe="imagenet"), {"num_train_epochs": 20, "logging_steps": 1}
     result = quick(scans, tiny, tmp_path / "out", options, **schedule, eval_strategy="no", save_strategy="no")
@@ -171,7 +202,7 @@ def test_random_crops_are_distributed_as_paddleclas_draws_them():
         assert boxes[-1] == (i, j, i + w, j + h)
 
 
-def test_bad_data_are_refused_before_training_starts(scans, tiny, tmp_path, capsys):
+def test_bad_data_are_refused_before_training_starts(scans, tiny, tmp_path, capsys, monkeypatch):
     def refuse(folder, message, *more):
         plain = ["--rand-augment", "none", "--random-erasing", "0", "--output", str(tmp_path / "out")]
         assert main(["train", str(folder), "--model", str(tiny), *plain, *more]) == 1
@@ -179,7 +210,10 @@ def test_bad_data_are_refused_before_training_starts(scans, tiny, tmp_path, caps
         assert message in error, error
         assert not (tmp_path / "out").exists() and not (tmp_path / "out.training").exists()
 
-    refuse(tmp_path / "nowhere", "is no image folder")
+    refuse(tmp_path / "nowhere", "There is no folder")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "datasets", None)  # a path is not looked up on the Hub
+        refuse("flowers/", "There is no folder flowers/.")
     (tmp_path / "empty").mkdir()
     refuse(tmp_path / "empty", "one per class")
     shutil.copytree(scans, tmp_path / "lacking")

@@ -1,10 +1,23 @@
 """``hgnetv2-hf run SCRIPT``: any program that uses Transformers, with this package registered."""
 
+import argparse
 import runpy
 import sys
 from pathlib import Path
 
 from ..errors import HGNetV2Error
+from ._framework import add_command
+
+
+def add(commands):
+    parser = add_command(commands, "run", "Run any Transformers script with this package registered.")
+    parser.add_argument("script", metavar="SCRIPT", help="a Python file")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="its arguments")
+    return parser
+
+
+def run(arguments):
+    run_script(arguments.script, arguments.arguments)
 
 
 def run_script(script, arguments=()):

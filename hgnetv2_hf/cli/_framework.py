@@ -1,0 +1,88 @@
+"""
+What the commands of ``hgnetv2-hf`` share. A command is a module beside this one, named in `COMMANDS` of ``__init__``, with
+
+- ``add(commands)``: adds the command's parser to the others, and returns it;
+- ``run(arguments)``: does it; returns the exit status, or `None` for 0. Whatever costs seconds of imports is imported in there;
+- ``parse(strings)``, *optional*: parses the command's own arguments where its parser takes seconds of imports too;
+- ``CONTINUES``, *optional*: what a person is told who interrupts it.
+"""
+
+import argparse
+import contextlib
+import signal
+import sys
+import threading
+import warnings
+
+from ..model.variants import canonical_name
+
+
+_PACKAGE = __package__.partition(".")[0]
+
+
+def add_command(commands, name, help, **options):
+    """The parser of a command, whose one line of help is its description too; ``options`` are those of `ArgumentParser`."""
+    return commands.add_parser(name, help=help, description=help, **options)
+
+
+def variant(text):
+    """The type of a variant's name, aliases included."""
+    try:
+        return canonical_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def positive_integer(text):
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return value
+
+
+def probability(text):
+    """0 included, 1 not."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a probability of at least 0 and below 1")
+    return value
+
+
+def fail(message, status=1):
+    """Prints the one line that says why a command ends; returns its exit status."""
+    print(f"hgnetv2-hf: {message}", file=sys.stderr)
+    return status
+
+
+@contextlib.contextmanager
+def ends_at_sigterm():
+    """SIGTERM as an exception, so that unfinished folders are removed; afterwards as it was."""
+    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def warnings_in_one_line():
+    """This package's own warnings in one line; others as Python shows them."""
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        if category.__module__.partition(".")[0] == _PACKAGE:
+            print(f"hgnetv2-hf: {message}", file=sys.stderr)
+        else:
+            sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

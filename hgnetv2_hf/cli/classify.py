@@ -1,0 +1,37 @@
+"""``hgnetv2-hf classify PATH… --model DIR``: a row per image."""
+
+from ._framework import add_command, positive_integer
+
+
+CONTINUES = "; with --output, the same command continues after the last row"
+
+
+def add(commands):
+    parser = add_command(commands, "classify", "Label image files: a row per file, in order, at full speed.")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders or globs")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="a classifier's folder or repository, or a folder of `export`"
+    )
+    parser.add_argument("--output", metavar="FILE", help="a .csv, .jsonl or .parquet file (default: print the rows)")
+    parser.add_argument(
+        "--top-k", type=positive_integer, default=5, metavar="K", help="labels per image (default: %(default)s)"
+    )
+    parser.add_argument("--batch-size", type=positive_integer, default=16, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16", "auto"],
+        default="float32",
+        help="auto: bfloat16 where the device computes it natively, else float32 (default: %(default)s)",
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the network first")
+    parser.add_argument(
+        "--workers", type=positive_integer, metavar="N", help="threads that decode (default: one per core)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    return parser
+
+
+def run(arguments):
+    from ..inference.classify import classify
+
+    classify(**vars(arguments))
