@@ -70,7 +70,7 @@ def run(arguments):
 
 
 def _parser_of_training_arguments():
-    """A parser that keeps what is given of `TrainingArguments`, and those of its options that may stand without a value."""
+    """A parser that keeps what is given of `TrainingArguments`, and those of its flags that take a value too (``--bf16 false``)."""
     from transformers import HfArgumentParser, TrainingArguments
 
     parser = HfArgumentParser(TrainingArguments, **_PARSER, conflict_handler="resolve")
@@ -78,7 +78,7 @@ def _parser_of_training_arguments():
     for action in parser._actions:
         if action.dest != "help":
             action.default, action.required, action.help = argparse.SUPPRESS, False, argparse.SUPPRESS
-        if action.nargs == "?":
+        if action.nargs == "?" and action.const is True:
             flags.update(action.option_strings)
     return parser, flags
 

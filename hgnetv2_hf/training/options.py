@@ -23,8 +23,9 @@ def option(default: Any, help: str, **more: Any) -> Any:
     Args:
         default: `None` where the recipe, or what is trained, gives it.
         help (`str`): for the command line and for Python; `%(default)s` stands for the default.
-        more: kept in the field's metadata: `details` (`str`, goes on after `help`, in Python only), `metavar`, `choices`, `flag` (that turns a `True`
-            off, where it is not ``--no-`` and the name), and `range` (`"positive"` or `"probability"`: what the command line takes).
+        more: for the field's metadata: `details` (`str`: goes on after `help`, in Python only), `metavar`, `choices`, `flag` (that
+            turns a `True` off, where it is not ``--no-`` and the name), `range` (`"positive"` or `"probability"`: what the
+            command line takes).
     """
     return dataclasses.field(default=default, metadata={"help": help, **more})
 
