@@ -1,4 +1,4 @@
-"""Times a training step in several ways, in turn in one run, and measures the memory that each adds, in processes of its own."""
+"""Times a training step with several settings in turn in one run, and measures the memory that each adds, in processes of its own."""
 
 import statistics
 import subprocess
@@ -14,7 +14,7 @@ from .inference import machine_and_versions
 from .memory import peak_memory
 
 
-TRAINING_WAYS = {  # name: (stock's model, channels-last, bfloat16 autocast, gradient checkpointing)
+SETTINGS = {  # name: (stock's model, channels-last, bfloat16 autocast, gradient checkpointing)
     "stock": (True, False, False, False),
     "eager": (False, False, False, False),
     "channels-last": (False, True, False, False),
@@ -30,45 +30,45 @@ def benchmark_training(variants, batch_sizes, image_size=224, rounds=10):
 
     Args:
         variants (`list[str]`), batch_sizes (`list[int]`), image_size (`int`): what is trained.
-        rounds (`int`): steps per way, in turn.
+        rounds (`int`): steps per setting, in turn.
 
     Returns:
-        `dict`: `machine` and `rows`: `variant`, `batch_size`, `way`, `milliseconds` (median), `ratio` (the time of Transformers' own
+        `dict`: `machine` and `rows`: `variant`, `batch_size`, `setting`, `milliseconds` (median), `ratio` (the time of Transformers' own
         model in eager float32 by this one), and `bytes` that the forward and backward pass of a step add to the process at most.
     """
     rows = []
     cases = [(variant, batch_size) for variant in variants for batch_size in batch_sizes]
     for variant, batch_size in tqdm(cases, desc="benchmark", unit="case", leave=False):
-        steps = {way: Step(way, variant, batch_size, image_size) for way in TRAINING_WAYS}
-        times = {way: [] for way in steps}
+        steps = {setting: Step(setting, variant, batch_size, image_size) for setting in SETTINGS}
+        times = {setting: [] for setting in steps}
         for step in steps.values():
             step()
         for turn in tqdm(range(rounds), desc=f"{variant} × {batch_size}", leave=False):
-            for way in list(steps) if turn % 2 == 0 else reversed(list(steps)):
+            for setting in list(steps) if turn % 2 == 0 else reversed(list(steps)):
                 start = time.perf_counter()
-                steps[way]()
-                times[way].append(time.perf_counter() - start)
+                steps[setting]()
+                times[setting].append(time.perf_counter() - start)
         del steps
-        medians = {way: statistics.median(values) * 1e3 for way, values in times.items()}
-        for way, milliseconds in medians.items():
+        medians = {setting: statistics.median(values) * 1e3 for setting, values in times.items()}
+        for setting, milliseconds in medians.items():
             rows.append(
                 {
                     "variant": variant,
                     "batch_size": batch_size,
-                    "way": way,
+                    "setting": setting,
                     "milliseconds": milliseconds,
                     "ratio": medians["stock"] / milliseconds,
-                    "bytes": added_memory(way, variant, batch_size, image_size),
+                    "bytes": added_memory(setting, variant, batch_size, image_size),
                 }
             )
     return {"machine": machine_and_versions(), "image_size": image_size, "rounds": rounds, "rows": rows}
 
 
 class Step:
-    """One training step of one way; its weights move, so no two calls are the same."""
+    """One training step of one setting; its weights move, so no two calls are the same."""
 
-    def __init__(self, way, variant, batch_size, image_size):
-        is_stock, channels_last, self.autocast, checkpointing = TRAINING_WAYS[way]
+    def __init__(self, setting, variant, batch_size, image_size):
+        is_stock, channels_last, self.autocast, checkpointing = SETTINGS[setting]
         config = HGNetV2Config.from_variant(variant, num_labels=1000)
         if is_stock:
             from transformers.models.hgnet_v2 import configuration_hgnet_v2, modeling_hgnet_v2
@@ -98,9 +98,9 @@ class Step:
         loss.backward()
 
 
-def added_memory(way, variant, batch_size, image_size):
+def added_memory(setting, variant, batch_size, image_size):
     """Bytes that forward and backward add to the peak of a process whose weights and gradients are there already."""
-    command = [sys.executable, "-m", __name__, way, variant, str(batch_size), str(image_size)]
+    command = [sys.executable, "-m", __name__, setting, variant, str(batch_size), str(image_size)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(run.stdout.split()[-1])
 
@@ -111,19 +111,19 @@ def table(result):
         result["machine"],
         f"a training step at {result['image_size']}×{result['image_size']}, median of {result['rounds']} in turn; ratio: time of stock "
         "/ time; memory: what a step adds to the process at most",
-        f"{'variant':<9}{'batch':>5}  {'way':<20}{'ms':>10}{'ratio':>8}{'memory MB':>11}",
+        f"{'variant':<9}{'batch':>5}  {'setting':<20}{'ms':>10}{'ratio':>8}{'memory MB':>11}",
     ]
     for row in result["rows"]:
         lines.append(
-            f"{row['variant']:<9}{row['batch_size']:>5}  {row['way']:<20}{row['milliseconds']:>10.0f}{row['ratio']:>8.2f}"
+            f"{row['variant']:<9}{row['batch_size']:>5}  {row['setting']:<20}{row['milliseconds']:>10.0f}{row['ratio']:>8.2f}"
             f"{row['bytes'] / 1e6:>11.0f}"
         )
     return "\n".join(lines)
 
 
 def main():
-    way, variant, batch_size, image_size = sys.argv[1:]
-    step = Step(way, variant, int(batch_size), int(image_size))
+    setting, variant, batch_size, image_size = sys.argv[1:]
+    step = Step(setting, variant, int(batch_size), int(image_size))
     step.gradients(step.pixel_values[:2, :, :64, :64], step.labels[:2])  # gradients and what PyTorch keeps are there
     before = peak_memory()
     step.gradients(step.pixel_values, step.labels)
