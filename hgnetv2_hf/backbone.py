@@ -49,7 +49,7 @@ def load_backbone(
 
 
 def load_image_processor(folder):
-    """`AutoImageProcessor`, also with Transformers that hide it where torchvision is missing (5.8 and 5.16 were seen)."""
+    """`AutoImageProcessor`, also in versions that hide it where torchvision is missing (such as 5.8 and 5.16)."""
     try:
         return AutoImageProcessor.from_pretrained(folder)
     except ImportError:
@@ -81,10 +81,10 @@ def load_backbone_into(model: torch.nn.Module, source: Union[str, os.PathLike]) 
     Starts a detector from ImageNet weights: copies a backbone's weights into a model that contains the same network.
 
     Args:
-        model (`torch.nn.Module`): a D-FINE, RT-DETR or other model with one HGNetV2 backbone, of this package or of stock
-            Transformers, with frozen batch norm or not; changed in place.
-        source (`str` or `os.PathLike`): a converted folder (classifiers included), a Hub repository, a weight file, or a
-            published name (`"PPHGNetV2_B4_ssld_stage1"`), which is downloaded.
+        model (`torch.nn.Module`): a D-FINE, RT-DETR or other model with one HGNetV2 backbone, of this package or of
+            stock Transformers, with frozen batch norm or not; changed in place.
+        source (`str` or `os.PathLike`): a converted folder (classifiers included), a Hub repository, a weight file, or
+            a published name (`"PPHGNetV2_B4_ssld_stage1"`), which is downloaded.
 
     Returns:
         [`LoadedBackbone`]: what was loaded, and where the two programs compute something else.
@@ -105,8 +105,8 @@ def load_backbone_into(model: torch.nn.Module, source: Union[str, os.PathLike]) 
     if different:
         names = [name_variant(each) or "no published variant" for each in (given, wanted)]
         raise ValueError(
-            f"{source} holds {names[0]}, and the model has {names[1]}: they differ in {', '.join(different)}. Build the model's "
-            "backbone_config with the values of the weights, or choose weights that fit the model."
+            f"{source} holds {names[0]}, and the model has {names[1]}: they differ in {', '.join(different)}. Build "
+            "the model's backbone_config with the values of the weights, or choose weights that fit the model."
         )
     tensors = {name: tensor for name, tensor in loaded.state_dict().items() if not is_counter(name)}
     places = target.state_dict()
@@ -148,7 +148,8 @@ def _differences(loaded, target):
     padding = loaded.embedder.pool_padding
     if loaded.config.use_learnable_affine_block and padding != getattr(target.embedder, "pool_padding", 0.0):
         notes.append(
-            "the model pads the stem's max-pool in another way than the weights' own program: with LAB, maps differ at the border"
+            "the model pads the stem's max-pool in another way than the weights' own program: with LAB, maps differ "
+            "at the border"
         )
     for field in ("hidden_act", "stem_strides", "stage_downsample_strides"):
         own, theirs = (_as_list(getattr(each.config, field, None)) for each in (loaded, target))

@@ -48,8 +48,8 @@ def export_weights(
 
     Args:
         folder (`str` or `os.PathLike`): a folder of type `hgnet_v2` or `pp_hgnet_v2`, classifier or backbone.
-        output (`str` or `os.PathLike`): the file to write; complete or absent. Its ending decides between safetensors and
-            PyTorch (`.pth`, `.pt`, `.bin`) for `timm` and `dfine`; PaddleClas's is `.pdparams`.
+        output (`str` or `os.PathLike`): the file to write; complete or absent. Its ending decides between safetensors
+            and PyTorch (`.pth`, `.pt`, `.bin`) for `timm` and `dfine`; PaddleClas's is `.pdparams`.
         layout (`str`, defaults to `"paddleclas"`): or `"timm"`, or `"dfine"` (backbone only: a head is left out).
         overwrite (`bool`, defaults to `False`): replace an existing file.
 
@@ -111,8 +111,8 @@ def _differences(model, layout):
     theirs = "same" if layout == "paddleclas" else "zero"
     if config.use_learnable_affine_block and padding != theirs:
         notes.append(
-            f"{title} pads the stem's max-pool in its own way ({theirs}, this folder {padding}): with LAB, its outputs differ "
-            "at the right and lower border"
+            f"{title} pads the stem's max-pool in its own way ({theirs}, this folder {padding}): with LAB, its "
+            "outputs differ at the right and lower border"
         )
     has_head = hasattr(model, "fc")
     if has_head and not LAYOUTS[layout].has_head:

@@ -35,8 +35,8 @@ def load_exported(
 
     Args:
         folder (`str` or `os.PathLike`): the folder.
-        dtype (`"float32"`, `"bfloat16"` or `"auto"`, defaults to `"float32"`): what OpenVINO computes in; the others have one.
-            `"auto"` is bfloat16 where OpenVINO computes it natively on this processor, else float32.
+        dtype (`"float32"`, `"bfloat16"` or `"auto"`, defaults to `"float32"`): what OpenVINO computes in; the others
+            have one. `"auto"` is bfloat16 where OpenVINO computes it natively on this processor, else float32.
         threads (`int`, *optional*): CPU threads; by default the runtime's choice.
 
     Returns:
@@ -57,7 +57,8 @@ def load_exported(
     is_openvino = description["format"] == "openvino"
     if dtype not in ("float32", "bfloat16", "auto") or (dtype == "bfloat16" and not is_openvino):
         raise InferenceError(
-            f"A folder for {description['format']} does not run in {dtype}: float32 always works, bfloat16 in openvino."
+            f"A folder for {description['format']} does not run in {dtype}: float32 always works, bfloat16 in "
+            "openvino."
         )
     path = Path(folder) / FORMATS[description["format"]]
     try:
@@ -80,7 +81,7 @@ def load_exported(
 
 
 class ExportedModel:
-    """A model in another runtime: `(batch, channels, height, width)` float32 in, named arrays out; computed in `dtype`."""
+    """A model in another runtime: `(batch, channels, height, width)` float32 in, named arrays out."""
 
     def __init__(self, folder, names, run, dtype):
         self.folder = os.fspath(folder)
@@ -154,8 +155,8 @@ def _start_onnx(path, dtype, threads, description):
 
 @functools.lru_cache(maxsize=1)
 def openvino_core():
-    """The process's one `openvino.Core`. Two whose lives overlap leave the thread a signal stack that is unmapped (2026.4.1),
-    and the next signal that Python handles, Ctrl-C or the end of a worker, kills the process."""
+    """The process's one `openvino.Core`. Two whose lives overlap leave the thread a signal stack that is unmapped
+    (2026.4.1), and the next signal that Python handles, Ctrl-C or the end of a worker, kills the process."""
     import openvino
 
     return openvino.Core()

@@ -1,7 +1,8 @@
 """PP-HGNetV2, from the smallest block to the whole models.
 
-The trunk keeps the order of operations and the tensor names of Transformers' ``hgnet_v2``, so the same weights give the
-same bits. The head of ``PPHGNetV2ForImageClassification`` is PaddleClas's (``pp_hgnet_v2.py``, class ``PPHGNetV2``).
+The trunk keeps the order of operations and the tensor names of Transformers' ``hgnet_v2``, so the same weights give
+the same bits. The head of ``PPHGNetV2ForImageClassification`` is PaddleClas's (``pp_hgnet_v2.py``, class
+``PPHGNetV2``).
 """
 
 from typing import TYPE_CHECKING, Optional, Union
@@ -60,7 +61,7 @@ class HGNetV2DropPath(nn.Module):
 
 
 class PPHGNetV2Dropout(nn.Module):
-    """Paddle's dropout in mode ``downscale_in_infer``: drops without rescaling, and evaluation multiplies by ``1 - p``."""
+    """Paddle's dropout ``downscale_in_infer``: drops without rescaling, and evaluation multiplies by ``1 - p``."""
 
     def __init__(self, drop_prob):
         super().__init__()
@@ -160,8 +161,8 @@ class HGNetV2Embeddings(HGNetV2CheckpointedLayer):
             raise ValueError("`pixel_values` is required: a tensor of shape (batch, channels, height, width).")
         if pixel_values.shape[1] != self.num_channels:
             raise ValueError(
-                f"`pixel_values` has {pixel_values.shape[1]} channels in dimension 1; `num_channels` of the configuration "
-                f"is {self.num_channels}."
+                f"`pixel_values` has {pixel_values.shape[1]} channels in dimension 1; `num_channels` of the "
+                f"configuration is {self.num_channels}."
             )
         embedding = self.stem1(pixel_values)
         padded = F.pad(embedding, (0, 1, 0, 1))
@@ -309,8 +310,9 @@ class HGNetV2PreTrainedModel(PreTrainedModel):
 class PaddleArithmetic:
     """What distinguishes `pp_hgnet_v2` in every model: Paddle's epsilon, and its own initial weights.
 
-    Kaiming-normal convolutions, as PaddleClas starts them, with what keeps fresh activations at one scale in evaluation mode
-    too: gain 1 where no activation follows, and residual branches divided by the number of blocks of their stage.
+    Kaiming-normal convolutions, as PaddleClas starts them, with what keeps fresh activations at one scale in
+    evaluation mode too: gain 1 where no activation follows, and residual branches divided by the number of blocks of
+    their stage.
     """
 
     def post_init(self):
@@ -410,7 +412,7 @@ class HGNetV2Backbone(BackboneMixin, HGNetV2PreTrainedModel):
 
 
 class HGNetV2ForImageClassification(HGNetV2PreTrainedModel):
-    """Transformers' own head: a linear layer on the pooled features. PaddleClas's is `PPHGNetV2ForImageClassification`."""
+    """Transformers' own head: a linear layer on the pooled features."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -441,8 +443,8 @@ class HGNetV2ForImageClassification(HGNetV2PreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`): normalised images.
-            labels (*optional*): class indices `(batch,)` for cross entropy, floats `(batch, num_labels)` in 0…1 for the
-                multi-label loss, floats `(batch,)` for regression with one label.
+            labels (*optional*): class indices `(batch,)` for cross entropy, floats `(batch, num_labels)` in 0…1 for
+                the multi-label loss, floats `(batch,)` for regression with one label.
             output_hidden_states (`bool`, *optional*): also return the maps of the stem and of every stage.
             return_dict (`bool`, *optional*): a `ModelOutput` (default) or a tuple.
 
@@ -505,10 +507,10 @@ class PPHGNetV2ForImageClassification(PaddleArithmetic, HGNetV2ForImageClassific
 
 
 # Gradient checkpointing runs a layer's forward again during the backward pass, and `nn.BatchNorm2d` would move its
-# running statistics both times. PyTorch offers `context_fn` for the second run, but not in the form with re-entry, which older
-# Transformers choose by default, and `torch.compile` accepts no context there that swaps buffers. `track_running_stats`
-# cannot be switched off either: the second run would save other tensors than the first, which the checkpoint refuses.
-# What would end this: a batch norm in PyTorch that knows when it is recomputed.
+# running statistics both times. PyTorch offers `context_fn` for the second run, but not in the form with re-entry,
+# which older Transformers choose by default, and `torch.compile` accepts no context there that swaps buffers.
+# `track_running_stats` cannot be switched off either: the second run would save other tensors than the first, which
+# the checkpoint refuses. What would end this: a batch norm in PyTorch that knows when it is recomputed.
 class _CountsTheBatchOnce:
     """A function that runs twice: the second time the layer's batch norms move copies of their statistics."""
 

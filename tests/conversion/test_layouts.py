@@ -117,7 +117,8 @@ import torch, transformers
 model = transformers.HGNetV2Backbone.from_pretrained(sys.argv[1], out_features=["stage4"]).double().eval()
 assert type(model).__module__.startswith("transformers.models")
 with torch.inference_mode():
-    torch.save(model(torch.linspace(-1, 1, 3 * 64 * 96, dtype=torch.float64).view(1, 3, 64, 96)).feature_maps[0], sys.argv[2])
+    pixel_values = torch.linspace(-1, 1, 3 * 64 * 96, dtype=torch.float64).view(1, 3, 64, 96)
+    torch.save(model(pixel_values).feature_maps[0], sys.argv[2])
 """
     returncode, _, error = without_package(code, folder, tmp_path / "answer.pt")
     assert returncode == 0, error
