@@ -33,6 +33,13 @@ def load_backbone(
     Raises:
         `ValueError`: the folder holds another model, or a stage does not exist.
         `OSError`: there is no such folder or repository.
+
+    Example:
+
+        >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
+        >>> backbone = hgnetv2_hf.load_backbone("digits", out_features=["stage2", "stage4"])
+        >>> backbone.channels
+        [64, 128]
     """
     hub_options = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
     config = AutoConfig.from_pretrained(
@@ -58,7 +65,16 @@ def load_image_processor(folder):
 
 @dataclasses.dataclass
 class LoadedBackbone:
-    """What [`load_backbone_into`] did. ``str(report)`` is one line per fact."""
+    """What [`load_backbone_into`] did. ``str(report)`` is one line per fact.
+
+    Example:
+
+        >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
+        >>> detector = torch.nn.ModuleDict({"backbone": hgnetv2_hf.load_backbone("digits")})
+        >>> loaded = hgnetv2_hf.load_backbone_into(detector, "digits")
+        >>> loaded.place, loaded.num_tensors, loaded.notes
+        ('backbone', 220, [])
+    """
 
     source: str
     variant: Optional[str]
@@ -92,6 +108,15 @@ def load_backbone_into(model: torch.nn.Module, source: Union[str, os.PathLike]) 
     Raises:
         `ValueError`: the model has no such backbone, or another variant's; nothing is changed.
         `ConversionError`, `OSError`: the source cannot be read.
+
+    Example:
+
+        >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
+        >>> config = transformers.AutoConfig.from_pretrained("digits")
+        >>> config.out_features = ["stage3", "stage4"]
+        >>> detector = torch.nn.ModuleDict({"backbone": hgnetv2_hf.PPHGNetV2Backbone(config)})
+        >>> print(hgnetv2_hf.load_backbone_into(detector, "digits"))
+        digits: an HGNetV2 with its own widths put into backbone: 220 tensors, 0.07 M parameters; ...
     """
     from .conversion.architecture import name_variant
     from .conversion.layouts import is_counter

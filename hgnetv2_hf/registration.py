@@ -31,6 +31,13 @@ def register() -> None:
     """Registers with AutoConfig, AutoModel, AutoBackbone, AutoModelForImageClassification and AutoImageProcessor.
 
     Stock's own ``transformers.HGNetV2Config`` then builds this package's models too. Calling it twice does no harm.
+
+    Example:
+
+        >>> hgnetv2_hf.register()
+        >>> model = transformers.AutoModel.from_config(hgnetv2_hf.PPHGNetV2Config.from_variant("b0"))
+        >>> type(model).__name__
+        'PPHGNetV2Model'
     """
     global _active, _hooked
     _active = True
@@ -43,7 +50,17 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Puts back exactly the entries that ``register`` found. Twice does no harm; existing objects keep working."""
+    """Puts back exactly the entries that ``register`` found. Twice does no harm; existing objects keep working.
+
+    Example:
+
+        >>> hgnetv2_hf.unregister()
+        >>> "pp_hgnet_v2" in transformers.CONFIG_MAPPING
+        False
+        >>> hgnetv2_hf.register()
+        >>> "pp_hgnet_v2" in transformers.CONFIG_MAPPING
+        True
+    """
     global _active
     _active = False
     while _undo:

@@ -85,6 +85,14 @@ def convert_checkpoint(
     Raises:
         `ConversionError`: one sentence; nothing is left behind (but the complete folder, when only the upload failed).
         `ValueError`: an argument is not one of its choices.
+
+    Example:
+
+        >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
+        >>> sorted(path.name for path in Path("digits").glob("*.json"))
+        ['config.json', 'preprocessor_config.json']
+        >>> transformers.AutoModelForImageClassification.from_pretrained("digits").num_labels
+        10
     """
     variant = canonical_name(variant) if variant is not None else None
     _check_choice("layout", layout, tuple(LAYOUTS))

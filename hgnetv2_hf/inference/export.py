@@ -112,6 +112,13 @@ def export_model(
 
     Raises:
         `ExportError`: something is missing or cannot be exported, or the difference exceeds 1e-4; nothing was written.
+
+    Example:
+
+        >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
+        >>> exported = hgnetv2_hf.export_model("digits", "digits-onnx", format="onnx")
+        >>> sorted(path.name for path in Path("digits-onnx").iterdir() if path.suffix != ".py")
+        ['config.json', 'export.json', 'model.onnx', 'preprocessor_config.json']
     """
     _check(format, int8, calibration)
     with claim(output_dir, folder if os.path.isdir(folder) else None, overwrite, marker=DESCRIPTION):

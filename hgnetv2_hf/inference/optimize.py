@@ -50,6 +50,15 @@ def optimize_for_inference(model: Model, dtype: Union[torch.dtype, str, None] = 
 
     Warns:
         `PrecisionWarning`: the device emulates this precision, which takes several times as long as float32.
+
+    Example:
+
+        >>> model = hgnetv2_hf.HGNetV2Model(hgnetv2_hf.HGNetV2Config.from_variant("b0")).eval()
+        >>> optimized = hgnetv2_hf.optimize_for_inference(model)
+        >>> pixel_values = torch.randn(1, 3, 64, 64)
+        >>> expected, got = (each(pixel_values).pooler_output for each in (model, optimized))
+        >>> bool((got - expected).abs().max() <= 1e-5 * expected.abs().max())
+        True
     """
     _check(model, dtype)
     parameter = _first_parameter(model)

@@ -47,6 +47,15 @@ def load_exported(
 
     Warns:
         `PrecisionWarning`: bfloat16 was asked for and is not native here; float32 is computed.
+
+    Example:
+
+        >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
+        >>> exported = hgnetv2_hf.export_model("digits", "digits-onnx", format="onnx")
+        >>> classifier = hgnetv2_hf.load_exported("digits-onnx")
+        >>> image = Path(hgnetv2_hf.__file__).parent / "assets" / "digits" / "digit_7.png"
+        >>> classifier(image, top_k=1)[0]["label"], classifier.dtype
+        ('7', 'float32')
     """
     try:
         description = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))

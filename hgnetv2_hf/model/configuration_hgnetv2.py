@@ -58,6 +58,14 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
 
     Raises:
         `ValueError`: a field cannot build a network; the message names the field.
+
+    Example:
+
+        >>> config = hgnetv2_hf.HGNetV2Config.from_variant("b4", out_features=["stage3", "stage4"])
+        >>> config.stage_out_channels
+        [128, 512, 1024, 2048]
+        >>> config.out_indices
+        [3, 4]
     """
 
     model_type = "hgnet_v2"
@@ -261,6 +269,12 @@ class PPHGNetV2Config(HGNetV2Config):
             1e-5 rounded to float32.
 
     Source: PaddleClas `ppcls/arch/backbone/legendary_models/pp_hgnet_v2.py`, class `PPHGNetV2`.
+
+    Example:
+
+        >>> config = hgnetv2_hf.PPHGNetV2Config.from_variant("b0", num_labels=10)
+        >>> config.use_learnable_affine_block, config.class_expand, config.pool_padding
+        (True, 2048, 'same')
     """
 
     model_type = "pp_hgnet_v2"

@@ -70,6 +70,12 @@ class HGNetV2ImageProcessor(SavesCode, BaseImageProcessor):
     Raises:
         `ValueError`: an image cannot be read or interpreted, its resized form has more than 2**29 pixels, or the crop
             is larger than the resized image (as in PaddleClas).
+
+    Example:
+
+        >>> processor = hgnetv2_hf.HGNetV2ImageProcessor(size={"shortest_edge": 236})
+        >>> processor(PIL.Image.new("RGB", (640, 480)), return_tensors="pt").pixel_values.shape
+        torch.Size([1, 3, 224, 224])
     """
 
     model_input_names = ["pixel_values"]
@@ -185,6 +191,12 @@ else:
         r"""
         The same transform with torchvision: same geometry, faster, and on `device="cuda"` if asked. Interpolation
         rounds differently: within 2 grey levels of PIL on photos; at most 32 on noise, for tall images that shrink.
+
+        Example:
+
+            >>> processor = hgnetv2_hf.HGNetV2ImageProcessorFast(size={"shortest_edge": 236})
+            >>> processor(PIL.Image.new("RGB", (640, 480)), return_tensors="pt").pixel_values.shape
+            torch.Size([1, 3, 224, 224])
         """
 
         slow_image_processor_class = HGNetV2ImageProcessor

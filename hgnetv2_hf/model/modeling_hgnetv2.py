@@ -276,6 +276,15 @@ class HGNetV2Encoder(nn.Module):
 
 
 class HGNetV2PreTrainedModel(PreTrainedModel):
+    """What all models share: their configuration, and how weights start and are shared out.
+
+    Example:
+
+        >>> config = hgnetv2_hf.HGNetV2Config.from_variant("b0")
+        >>> isinstance(hgnetv2_hf.HGNetV2Backbone(config), hgnetv2_hf.HGNetV2PreTrainedModel)
+        True
+    """
+
     config_class = HGNetV2Config
     base_model_prefix = "hgnetv2"
     main_input_name = "pixel_values"
@@ -329,7 +338,16 @@ class PaddleArithmetic:
 
 
 class HGNetV2Model(HGNetV2PreTrainedModel):
-    """The trunk with global average pooling on top."""
+    """The trunk with global average pooling on top.
+
+    Example:
+
+        >>> model = hgnetv2_hf.HGNetV2Model(hgnetv2_hf.HGNetV2Config.from_variant("b0")).eval()
+        >>> with torch.inference_mode():
+        ...     outputs = model(torch.zeros(1, 3, 64, 96))
+        >>> outputs.last_hidden_state.shape, outputs.pooler_output.shape
+        (torch.Size([1, 1024, 2, 3]), torch.Size([1, 1024]))
+    """
 
     _keys_to_ignore_on_load_unexpected = [r"^fc\.", r"^last_conv\.", r"^lab\."]
 
@@ -370,7 +388,17 @@ class HGNetV2Model(HGNetV2PreTrainedModel):
 
 
 class HGNetV2Backbone(BackboneMixin, HGNetV2PreTrainedModel):
-    """The trunk as a backbone: returns the maps that ``config.out_features`` names."""
+    """The trunk as a backbone: returns the maps that ``config.out_features`` names.
+
+    Example:
+
+        >>> config = hgnetv2_hf.HGNetV2Config.from_variant("b0", out_features=["stage3", "stage4"])
+        >>> model = hgnetv2_hf.HGNetV2Backbone(config).eval()
+        >>> with torch.inference_mode():
+        ...     outputs = model(torch.zeros(1, 3, 64, 96))
+        >>> [tuple(feature_map.shape) for feature_map in outputs.feature_maps]
+        [(1, 512, 4, 6), (1, 1024, 2, 3)]
+    """
 
     has_attentions = False
     _keys_to_ignore_on_load_unexpected = [r"^fc\.", r"^last_conv\.", r"^lab\."]
@@ -412,7 +440,17 @@ class HGNetV2Backbone(BackboneMixin, HGNetV2PreTrainedModel):
 
 
 class HGNetV2ForImageClassification(HGNetV2PreTrainedModel):
-    """Transformers' own head: a linear layer on the pooled features."""
+    """Transformers' own head: a linear layer on the pooled features.
+
+    Example:
+
+        >>> config = hgnetv2_hf.HGNetV2Config.from_variant("b0", num_labels=10)
+        >>> model = hgnetv2_hf.HGNetV2ForImageClassification(config).eval()
+        >>> with torch.inference_mode():
+        ...     outputs = model(torch.zeros(2, 3, 64, 64), labels=torch.tensor([0, 1]))
+        >>> outputs.logits.shape, outputs.loss.shape
+        (torch.Size([2, 10]), torch.Size([]))
+    """
 
     def __init__(self, config):
         super().__init__(config)
@@ -465,19 +503,51 @@ class HGNetV2ForImageClassification(HGNetV2PreTrainedModel):
 
 
 class PPHGNetV2Model(PaddleArithmetic, HGNetV2Model):
-    """The trunk as PaddleClas computes it, with global average pooling on top."""
+    """The trunk as PaddleClas computes it, with global average pooling on top.
+
+    Example:
+
+        >>> model = hgnetv2_hf.PPHGNetV2Model(hgnetv2_hf.PPHGNetV2Config.from_variant("b0")).eval()
+        >>> with torch.inference_mode():
+        ...     outputs = model(torch.zeros(1, 3, 64, 64))
+        >>> outputs.pooler_output.shape
+        torch.Size([1, 1024])
+    """
 
     config_class = PPHGNetV2Config
 
 
 class PPHGNetV2Backbone(PaddleArithmetic, HGNetV2Backbone):
-    """The trunk as PaddleClas computes it, as a backbone."""
+    """The trunk as PaddleClas computes it, as a backbone.
+
+    Example:
+
+        >>> model = hgnetv2_hf.PPHGNetV2Backbone(hgnetv2_hf.PPHGNetV2Config.from_variant("b0")).eval()
+        >>> with torch.inference_mode():
+        ...     outputs = model(torch.zeros(1, 3, 64, 64))
+        >>> outputs.feature_maps[-1].shape
+        torch.Size([1, 1024, 2, 2])
+    """
 
     config_class = PPHGNetV2Config
 
 
 class PPHGNetV2ForImageClassification(PaddleArithmetic, HGNetV2ForImageClassification):
-    """PaddleClas's classifier: average pool, 1×1 convolution without bias, ReLU, LAB, dropout, linear layer."""
+    """PaddleClas's classifier: average pool, 1×1 convolution without bias, ReLU, LAB, dropout, linear layer.
+
+    Example:
+
+        >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
+        >>> processor = hgnetv2_hf.HGNetV2ImageProcessor.from_pretrained("digits")
+        >>> model = hgnetv2_hf.PPHGNetV2ForImageClassification.from_pretrained("digits").eval()
+        >>> image = Path(hgnetv2_hf.__file__).parent / "assets" / "digits" / "digit_7.png"
+        >>> with torch.inference_mode():
+        ...     outputs = model(**processor(image, return_tensors="pt"))
+        >>> outputs.logits.shape
+        torch.Size([1, 10])
+        >>> model.config.id2label[outputs.logits.argmax().item()]
+        '7'
+    """
 
     config_class = PPHGNetV2Config
 
