@@ -1,4 +1,4 @@
-"""Converts a PaddleDetection backbone (.pdparams) into a Transformers folder: ``hgnetv2-hf convert --layout paddledetection``."""
+"""Converts a PaddleDetection backbone (.pdparams) to Transformers: ``hgnetv2-hf convert --layout paddledetection``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Converts a timm file or folder (.safetensors, .bin) into a Transformers folder: ``hgnetv2-hf convert --layout timm``."""
+"""Converts a timm file or folder (.safetensors, .bin) to Transformers: ``hgnetv2-hf convert --layout timm``."""
 
 import sys
 

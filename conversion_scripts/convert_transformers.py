@@ -1,4 +1,4 @@
-"""Converts a stock Transformers hgnet_v2 file or folder into a Transformers folder: ``hgnetv2-hf convert --layout transformers``."""
+"""Converts stock Transformers' hgnet_v2, a file or folder: ``hgnetv2-hf convert --layout transformers``."""
 
 import sys
 

@@ -34,6 +34,13 @@ def load_backbone(
     Raises:
         `ValueError`: the folder holds another model, or a stage does not exist.
         `OSError`: there is no such folder or repository.
+
+    Example:
+
+        >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
+        >>> backbone = hgnetv2_hf.load_backbone("digits", out_features=["stage2", "stage4"])
+        >>> backbone.channels
+        [64, 128]
     """
     hub_options = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
     config = AutoConfig.from_pretrained(
@@ -62,7 +69,7 @@ def check_name(name):
 
 
 def load_image_processor(folder):
-    """`AutoImageProcessor`, also with Transformers that hide it where torchvision is missing (5.8 and 5.16 were seen)."""
+    """`AutoImageProcessor`, also in versions that hide it where torchvision is missing (such as 5.8 and 5.16)."""
     try:
         return AutoImageProcessor.from_pretrained(folder)
     except ImportError:
@@ -71,7 +78,16 @@ def load_image_processor(folder):
 
 @dataclasses.dataclass
 class LoadedBackbone:
-    """What [`load_backbone_into`] did. ``str(report)`` is one line per fact."""
+    """What [`load_backbone_into`] did. ``str(report)`` is one line per fact.
+
+    Example:
+
+        >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
+        >>> detector = torch.nn.ModuleDict({"backbone": hgnetv2_hf.load_backbone("digits")})
+        >>> loaded = hgnetv2_hf.load_backbone_into(detector, "digits")
+        >>> loaded.place, loaded.num_tensors, loaded.notes
+        ('backbone', 220, [])
+    """
 
     source: str
     variant: Optional[str]
@@ -94,10 +110,10 @@ def load_backbone_into(model: torch.nn.Module, source: Union[str, os.PathLike]) 
     Starts a detector from ImageNet weights: copies a backbone's weights into a model that contains the same network.
 
     Args:
-        model (`torch.nn.Module`): a D-FINE, RT-DETR or other model with one HGNetV2 backbone, of this package or of stock
-            Transformers, with frozen batch norm or not; changed in place.
-        source (`str` or `os.PathLike`): a converted folder (classifiers included), a Hub repository, a weight file, or a
-            published name (`"PPHGNetV2_B4_ssld_stage1"`), which is downloaded.
+        model (`torch.nn.Module`): a D-FINE, RT-DETR or other model with one HGNetV2 backbone, of this package or of
+            stock Transformers, with frozen batch norm or not; changed in place.
+        source (`str` or `os.PathLike`): a converted folder (classifiers included), a Hub repository, a weight file, or
+            a published name (`"PPHGNetV2_B4_ssld_stage1"`), which is downloaded.
 
     Returns:
         [`LoadedBackbone`]: what was loaded, and where the two programs compute something else.
@@ -105,6 +121,15 @@ def load_backbone_into(model: torch.nn.Module, source: Union[str, os.PathLike]) 
     Raises:
         `ValueError`: the model has no such backbone, or another variant's; nothing is changed.
         `ConversionError`, `OSError`: the source cannot be read.
+
+    Example:
+
+        >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
+        >>> config = transformers.AutoConfig.from_pretrained("digits")
+        >>> config.out_features = ["stage3", "stage4"]
+        >>> detector = torch.nn.ModuleDict({"backbone": hgnetv2_hf.PPHGNetV2Backbone(config)})
+        >>> print(hgnetv2_hf.load_backbone_into(detector, "digits"))
+        digits: an HGNetV2 with its own widths put into backbone: 220 tensors, 0.07 M parameters; ...
     """
     from .conversion.architecture import name_variant
     from .conversion.layouts import is_counter
@@ -118,8 +143,8 @@ def load_backbone_into(model: torch.nn.Module, source: Union[str, os.PathLike]) 
     if different:
         names = [name_variant(each) or "no published variant" for each in (given, wanted)]
         raise ValueError(
-            f"{source} holds {names[0]}, and the model has {names[1]}: they differ in {', '.join(different)}. Build the model's "
-            "backbone_config with the values of the weights, or choose weights that fit the model."
+            f"{source} holds {names[0]}, and the model has {names[1]}: they differ in {', '.join(different)}. Build "
+            "the model's backbone_config with the values of the weights, or choose weights that fit the model."
         )
     tensors = {name: tensor for name, tensor in loaded.state_dict().items() if not is_counter(name)}
     places = target.state_dict()
@@ -161,7 +186,8 @@ def _differences(loaded, target):
     padding = loaded.embedder.pool_padding
     if loaded.config.use_learnable_affine_block and padding != getattr(target.embedder, "pool_padding", 0.0):
         notes.append(
-            "the model pads the stem's max-pool in another way than the weights' own program: with LAB, maps differ at the border"
+            "the model pads the stem's max-pool in another way than the weights' own program: with LAB, maps differ "
+            "at the border"
         )
     for field in ("hidden_act", "stem_strides", "stage_downsample_strides"):
         own, theirs = (_as_list(getattr(each.config, field, None)) for each in (loaded, target))

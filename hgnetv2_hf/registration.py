@@ -1,7 +1,8 @@
 """Where this package takes its place in Transformers' Auto classes.
 
-The Auto modules take seconds to import, so registration waits for whoever imports them. Model classes are entered the way
-Transformers enters its own: by name, with the module to find them in, so that they too are imported only when used.
+The Auto modules take seconds to import, so registration waits for whoever imports them. Model classes are entered the
+way Transformers enters its own: by name, with the module to find them in, so that they too are imported only when
+used.
 """
 
 import sys
@@ -30,6 +31,13 @@ def register() -> None:
     """Registers with AutoConfig, AutoModel, AutoBackbone, AutoModelForImageClassification and AutoImageProcessor.
 
     Stock's own ``transformers.HGNetV2Config`` then builds this package's models too. Calling it twice does no harm.
+
+    Example:
+
+        >>> hgnetv2_hf.register()
+        >>> model = transformers.AutoModel.from_config(hgnetv2_hf.PPHGNetV2Config.from_variant("b0"))
+        >>> type(model).__name__
+        'PPHGNetV2Model'
     """
     global _active, _hooked
     _active = True
@@ -42,7 +50,17 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Puts back exactly the entries that ``register`` found. Calling it twice does no harm; existing objects keep working."""
+    """Puts back exactly the entries that ``register`` found. Twice does no harm; existing objects keep working.
+
+    Example:
+
+        >>> hgnetv2_hf.unregister()
+        >>> "pp_hgnet_v2" in transformers.CONFIG_MAPPING
+        False
+        >>> hgnetv2_hf.register()
+        >>> "pp_hgnet_v2" in transformers.CONFIG_MAPPING
+        True
+    """
     global _active
     _active = False
     while _undo:
@@ -96,8 +114,8 @@ def _register_image_processors(module):
 
 
 def _register_absence_of_video(module):
-    # `pipeline` of 5.x looks for a video processor in every folder, and stops to ask whether it may run the folder's code
-    # unless the configuration is known here.
+    # `pipeline` of 5.x looks for a video processor in every folder, and stops to ask whether it may run the folder's
+    # code unless the configuration is known here.
     from .model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
 
     for config_class in (HGNetV2Config, PPHGNetV2Config):

@@ -14,7 +14,7 @@ def is_network(module):
 
 
 def layer_parts(layer):
-    """Convolution, batch norm, activation and LAB of a layer of HGNetV2 or of D-FINE's and RT-DETR's necks, else ``None``."""
+    """Convolution, batch norm, activation, LAB of a layer of HGNetV2 or of a detector's neck, else ``None``."""
     children = dict(layer.named_children())
     if set(children) == {"convolution", "normalization", "activation", "lab"}:
         parts = [children[name] for name in ("convolution", "normalization", "activation", "lab")]

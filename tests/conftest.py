@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 
-# Before torch is imported; what the tests start inherits them. Several workers with a thread per core each would be in each
-# other's way, and sums in another order give other bits.
+# Before torch is imported; what the tests start inherits them. Several workers with a thread per core each would be in
+# each other's way, and sums in another order give other bits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
@@ -35,7 +35,8 @@ MOST_WORKERS = 8  # more would wait for the longest tests
 
 
 def pytest_xdist_auto_num_workers(config):
-    """``-n auto``: a core each, 4 GiB of memory each, and no more than it takes; one process for what is named one by one."""
+    """``-n auto``: a core each, 4 GiB of memory each, and no more than it takes; one process for what is named one by
+    one."""
     if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
         return int(os.environ["PYTEST_XDIST_AUTO_NUM_WORKERS"])
     if any("::" in argument for argument in config.args):

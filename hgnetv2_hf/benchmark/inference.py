@@ -1,4 +1,5 @@
-"""Times the backends of one model in turn, in blocks of half a second, so that a machine's drift hits all alike; and conversions."""
+"""Times the backends of one model in turn, in blocks of half a second, so that a machine's drift hits all alike; and
+conversions."""
 
 import contextlib
 import importlib.metadata
@@ -46,24 +47,26 @@ def benchmark(variants, batch_sizes, backends=DEFAULT_BACKENDS, image_size=224, 
     """
     Inference of one network with several backends, timed in turn.
 
-    All networks are the classifier of `hgnet_v2` with the same random weights, LAB of both signs included, so that no program
-    can leave anything out; timm's has them too, under a head of its own.
+    All networks are the classifier of `hgnet_v2` with the same random weights, LAB of both signs included, so that no
+    program can leave anything out; timm's has them too, under a head of its own.
 
     Args:
         variants (`list[str]`): rows of the table of variants with four stages.
         batch_sizes (`list[int]`): images per call.
-        backends (`list[str]`): keys of `BACKENDS`; Transformers' own model is always measured. In bfloat16 on a processor that lacks
-            it, PyTorch's are measured emulated, and OpenVINO's, which would compute float32, are left out.
+        backends (`list[str]`): keys of `BACKENDS`; Transformers' own model is always measured. In bfloat16 on a
+            processor that lacks it, PyTorch's are measured emulated, and OpenVINO's, which would compute float32, are
+            left out.
         image_size (`int`): pixels per side.
         rounds (`int`): half-second blocks per backend.
         threads (`int`, *optional*): CPU threads.
 
     Returns:
-        `dict`: `machine` (`str`), `peak` (`dict` of measured matrix-product rates, FLOP/s, in the native precisions that these
-        backends compute in), `settings`, `notes` (`list[str]`: what is emulated or left out), and `rows`: dictionaries with
-        `variant`, `batch_size`, `backend`, `milliseconds` per call (median), `ratio` (the stock model's time by this one),
-        `share_of_peak` (of the matrix-product rate in the same precision; `None` for int8 and where it is emulated) and
-        `difference` (of the outputs, relative to the stock model's; `None` for timm).
+        `dict`: `machine` (`str`), `peak` (`dict` of measured matrix-product rates, FLOP/s, in the native precisions
+        that these backends compute in), `settings`, `notes` (`list[str]`: what is emulated or left out), and `rows`:
+            dictionaries with
+        `variant`, `batch_size`, `backend`, `milliseconds` per call (median), `ratio` (the stock model's time by this
+        one), `share_of_peak` (of the matrix-product rate in the same precision; `None` for int8 and where it is
+        emulated) and `difference` (of the outputs, relative to the stock model's; `None` for timm).
 
     Raises:
         `HGNetV2Error`: a backend is unsupported, or needs a package that is not installed.
@@ -265,8 +268,8 @@ def table(result):
         share = "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.0%}"
         difference = "" if row["difference"] is None else f"{row['difference']:.1e}"
         lines.append(
-            f"{row['variant']:<9}{row['batch_size']:>5}  {row['backend']:<20}{row['milliseconds']:>10.2f}{row['ratio']:>8.2f}"
-            f"{share:>9}{difference:>12}"
+            f"{row['variant']:<9}{row['batch_size']:>5}  "
+            f"{row['backend']:<20}{row['milliseconds']:>10.2f}{row['ratio']:>8.2f}{share:>9}{difference:>12}"
         )
     lines += [f"note: {note}" for note in result["notes"]]
     return "\n".join(
@@ -323,21 +326,24 @@ def _draw_panel(axes, rows):
 
 def benchmark_conversion(variants, rounds=3):
     """
-    Converts a `.pdparams` file of each variant with random weights, without verification, each time in a fresh process.
+    Converts a `.pdparams` file of each variant with random weights, without verification, each time in a fresh
+    process.
 
     Args:
         variants (`list[str]`): rows of the table of variants with four stages.
         rounds (`int`): conversions per variant; the slowest and the largest count.
 
     Returns:
-        `str`: the machine, the versions and one line per variant: size of the file, seconds of the conversion (the imports,
-        which take about as long whatever is converted, apart), and the peak memory of the process as a multiple of the file:
-        in all, and what the conversion added to the imports.
+        `str`: the machine, the versions and one line per variant: size of the file, seconds of the conversion (the
+        imports, which take about as long whatever is converted, apart), and the peak memory of the process as a
+        multiple of the file: in all, and what the conversion added to the imports.
     """
     lines = [
         machine_and_versions(),
-        f"conversion of a .pdparams without verification, worst of {rounds}; memory: peak resident set / size of the file",
-        f"{'variant':<9}{'file MB':>9}{'seconds':>9}{'imports s':>11}{'peak MB':>9}{'peak / file':>13}{'added / file':>14}",
+        f"conversion of a .pdparams without verification, worst of {rounds}; memory: peak resident set / size of the "
+        "file",
+        f"{'variant':<9}{'file MB':>9}{'seconds':>9}{'imports s':>11}"
+        f"{'peak MB':>9}{'peak / file':>13}{'added / file':>14}",
     ]
     with tempfile.TemporaryDirectory() as folder:
         for variant in variants:
@@ -410,7 +416,8 @@ def _pair(variant):
 
 
 def _with_random_statistics(model):
-    """Batch norm and LAB as after training: not the identity that a program could leave out. A fifth of the LAB scales is negative."""
+    """Batch norm and LAB as after training: not the identity that a program could leave out. A fifth of the LAB scales
+    is negative."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for index, (name, tensor) in enumerate(model.state_dict().items()):
@@ -429,9 +436,9 @@ def machine_and_versions():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             others.append(f", {name} {importlib.metadata.version(name)}")
     return (
-        f"{platform.processor() or platform.machine()} {_cpu_name()} ({_matrix_units()}), {torch.get_num_threads()} threads; "
-        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
-        + "".join(others)
+        f"{platform.processor() or platform.machine()} {_cpu_name()} ({_matrix_units()}), {torch.get_num_threads()} "
+        f"threads; Python {platform.python_version()}, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}" + "".join(others)
     )
 
 

@@ -1,4 +1,5 @@
-"""Times a training step with several settings in turn in one run, and measures the memory that each adds, in processes of its own."""
+"""Times a training step with several settings in turn in one run, and measures the memory that each adds, in processes
+of its own."""
 
 import statistics
 import subprocess
@@ -33,8 +34,9 @@ def benchmark_training(variants, batch_sizes, image_size=224, rounds=10):
         rounds (`int`): steps per setting, in turn.
 
     Returns:
-        `dict`: `machine` and `rows`: `variant`, `batch_size`, `setting`, `milliseconds` (median), `ratio` (the time of Transformers' own
-        model in eager float32 by this one), and `bytes` that the forward and backward pass of a step add to the process at most.
+        `dict`: `machine` and `rows`: `variant`, `batch_size`, `setting`, `milliseconds` (median), `ratio` (the time of
+        Transformers' own model in eager float32 by this one), and `bytes` that the forward and backward pass of a step
+        add to the process at most.
     """
     rows = []
     cases = [(variant, batch_size) for variant in variants for batch_size in batch_sizes]
@@ -109,14 +111,14 @@ def table(result):
     """The result of [`benchmark_training`] as text."""
     lines = [
         result["machine"],
-        f"a training step at {result['image_size']}×{result['image_size']}, median of {result['rounds']} in turn; ratio: time of stock "
-        "/ time; memory: what a step adds to the process at most",
+        f"a training step at {result['image_size']}×{result['image_size']}, median of {result['rounds']} in turn; "
+        "ratio: time of stock / time; memory: what a step adds to the process at most",
         f"{'variant':<9}{'batch':>5}  {'setting':<20}{'ms':>10}{'ratio':>8}{'memory MB':>11}",
     ]
     for row in result["rows"]:
         lines.append(
-            f"{row['variant']:<9}{row['batch_size']:>5}  {row['setting']:<20}{row['milliseconds']:>10.0f}{row['ratio']:>8.2f}"
-            f"{row['bytes'] / 1e6:>11.0f}"
+            f"{row['variant']:<9}{row['batch_size']:>5}  "
+            f"{row['setting']:<20}{row['milliseconds']:>10.0f}{row['ratio']:>8.2f}{row['bytes'] / 1e6:>11.0f}"
         )
     return "\n".join(lines)
 

@@ -1,8 +1,10 @@
 """
-What the commands of ``hgnetv2-hf`` share. A command is a module beside this one, named in `COMMANDS` of ``__init__``, with
+What the commands of ``hgnetv2-hf`` share. A command is a module beside this one, named in `COMMANDS` of ``__init__``,
+with
 
 - ``add(commands)``: adds the command's parser to the others, and returns it;
-- ``run(arguments)``: does it; returns the exit status, or `None` for 0. Whatever costs seconds of imports is imported in there;
+- ``run(arguments)``: does it; returns the exit status, or `None` for 0. Whatever costs seconds of imports is imported
+in there;
 - ``parse(strings)``, *optional*: parses the command's own arguments where its parser takes seconds of imports too;
 - ``CONTINUES``, *optional*: what a person is told who interrupts it.
 """
@@ -21,7 +23,8 @@ _PACKAGE = __package__.partition(".")[0]
 
 
 def add_command(commands, name, help, **options):
-    """The parser of a command, whose one line of help is its description too; ``options`` are those of `ArgumentParser`."""
+    """The parser of a command, whose one line of help is its description too; ``options`` are those of
+    `ArgumentParser`."""
     return commands.add_parser(name, help=help, description=help, **options)
 
 

@@ -24,7 +24,8 @@ def add(commands):
     parser.add_argument(
         "--family",
         choices=["dfine", "deim", "rtdetrv4"],
-        help="the program that a detector with D-FINE's tensors comes from, where neither its tensors nor a published name say",
+        help="the program that a detector with D-FINE's tensors comes from, where neither its tensors nor a "
+        "published name say",
     )
     parser.add_argument(
         "--resize-short",
@@ -36,8 +37,8 @@ def add(commands):
     parser.add_argument(
         "--pool-padding",
         choices=["same", "zero"],
-        help="stem max-pool: `same` as Paddle pads (default for PaddleClas, PaddleDetection and timm), or `zero` as timm's "
-        "own code, D-FINE and RT-DETRv2 do (default for those two)",
+        help="stem max-pool: `same` as Paddle pads (default for PaddleClas, PaddleDetection and timm), or `zero` as "
+        "timm's own code, D-FINE and RT-DETRv2 do (default for those two)",
     )
     parser.add_argument("--dropout", type=probability, metavar="P", help="PaddleClas's dropout_prob (default: 0)")
     parser.add_argument(

@@ -19,7 +19,8 @@ def convert_all(
     """
     Converts PaddleClas's fourteen classifiers into one folder each, and uploads them if asked to.
 
-    A folder that is there already is kept and, if asked to, uploaded; one checkpoint that fails does not stop the others.
+    A folder that is there already is kept and, if asked to, uploaded; one checkpoint that fails does not stop the
+    others.
 
     Args:
         output_dir (`str` or `os.PathLike`): holds one folder per checkpoint, named like it.

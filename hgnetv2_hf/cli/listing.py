@@ -48,8 +48,8 @@ def listing(word=None, short=False):
     if not variants:
         layouts = ", ".join(dict.fromkeys(row.layout for row in PUBLISHED.values()))
         raise LookupError(
-            f"Nothing published matches {word!r}; expected a variant ({', '.join([*VARIANTS, *ALIASES])}), a layout ({layouts}) "
-            "or a part of a name."
+            f"Nothing published matches {word!r}; expected a variant ({', '.join([*VARIANTS, *ALIASES])}), a layout "
+            f"({layouts}) or a part of a name."
         )
     sections = [_variants_table([name for name in VARIANTS if name in variants])]
     if rows:
@@ -100,7 +100,8 @@ def _figure(value):
 
 
 def file_size(row):
-    """Bytes of a published file's tensors; of the file itself where it ships with the package; ``None`` for detectors."""
+    """Bytes of a published file's tensors; of the file itself where it ships with the package; ``None`` for
+    detectors."""
     if row.task == "detection":
         return None
     if row.url is None:

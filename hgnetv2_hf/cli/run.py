@@ -22,7 +22,8 @@ def run(arguments):
 
 def run_script(script, arguments=()):
     """
-    Runs a Python file as the interpreter would: as `__main__`, its folder first on the path, its arguments in `sys.argv`.
+    Runs a Python file as the interpreter would: as `__main__`, its folder first on the path, its arguments in
+    `sys.argv`.
 
     Args:
         script (`str`): the file.

@@ -1,9 +1,10 @@
 """
 ``hgnetv2-hf train DATA --model DIR --output OUT``.
 
-One parser takes this package's options, a field of `Options` each, and those of `TrainingArguments`. Those come from Transformers'
-`HfArgumentParser`. This package's do not: it would offer ``--check``, ``--check BOOL`` and ``--crop_scale`` beside the names
-that are documented, and has no pair of numbers; and without it ``train --help`` needs no import of seconds.
+One parser takes this package's options, a field of `Options` each, and those of `TrainingArguments`. Those come from
+Transformers' `HfArgumentParser`. This package's do not: it would offer ``--check``, ``--check BOOL`` and
+``--crop_scale`` beside the names that are documented, and has no pair of numbers; and without it ``train --help``
+needs no import of seconds.
 """
 
 import argparse
@@ -70,7 +71,8 @@ def run(arguments):
 
 
 def _parser_of_training_arguments():
-    """A parser that keeps what is given of `TrainingArguments`, and those of its flags that take a value too (``--bf16 false``)."""
+    """A parser that keeps what is given of `TrainingArguments`, and those of its flags that take a value too (``--bf16
+    false``)."""
     from transformers import HfArgumentParser, TrainingArguments
 
     parser = HfArgumentParser(TrainingArguments, **_PARSER, conflict_handler="resolve")
@@ -111,7 +113,8 @@ def _add_arguments(parser):
 
 
 def _add_option(parser, field):
-    """A field of [`Options`] as an option of the command line; one that is `True` by default as the flag that turns it off."""
+    """A field of [`Options`] as an option of the command line; one that is `True` by default as the flag that turns it
+    off."""
     name, metadata = field.name.replace("_", "-"), field.metadata
     common = {"dest": field.name, "default": field.default, "help": metadata["help"]}
     if field.type is bool and field.default:

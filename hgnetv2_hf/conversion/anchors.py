@@ -1,7 +1,8 @@
 """The image size that a detector's stored anchors were computed for.
 
-Source: D-FINE ``src/zoo/dfine/dfine_decoder.py`` and RT-DETRv2 ``rtdetrv2_decoder.py``, ``_generate_anchors``: per level and cell the
-logit of (cx, cy, w, h), infinite where one of them is within 0.01 of the border. Transformers computes the same at run time.
+Source: D-FINE ``src/zoo/dfine/dfine_decoder.py`` and RT-DETRv2 ``rtdetrv2_decoder.py``, ``_generate_anchors``: per
+level and cell the logit of (cx, cy, w, h), infinite where one of them is within 0.01 of the border. Transformers
+computes the same at run time.
 """
 
 import math
@@ -48,7 +49,8 @@ def image_size_of(anchors, strides):
             else:
                 return size
     raise ConversionError(
-        f"The anchors in the file, of shape {list(anchors.shape)}, are those of no image size for maps of strides {strides}."
+        f"The anchors in the file, of shape {list(anchors.shape)}, are those of no image size for maps of strides "
+        f"{strides}."
     )
 
 

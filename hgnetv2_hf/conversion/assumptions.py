@@ -22,11 +22,11 @@ def assume(source, layout, task, fields, options):
         layout ([`Layout`]): the program that the weights come from.
         task (`str`): `"classification"` or `"backbone"`.
         fields (`dict`): what the tensors show.
-        options (`dict`): `resize_short`, `crop_size`, `pool_padding`, `dropout_prob`; `None` where the user said nothing.
+        options (`dict`): `resize_short`, `crop_size`, `pool_padding`, `dropout_prob`; `None` where not given.
 
     Returns:
-        `dict[str, tuple]`: field to value and reason. An option counts more than what a file beside the weights declares,
-        that more than the published checkpoint of this name, and that more than what all published ones share.
+        `dict[str, tuple]`: field to value and reason. An option counts more than what a file beside the weights
+        declares, that more than the published checkpoint of this name, and that more than what all of them share.
 
     Raises:
         `ConversionError`: an option does not fit the network.
@@ -67,11 +67,11 @@ def assume_trunk(fields):
 
 
 def _per_channel(field, values, reason, channels):
-    """One value per channel. Every program hands images over as RGB, of which a network with one channel sees the grey."""
+    """One value per channel. Every program hands over RGB; a network with one channel sees the grey of it."""
     if channels not in (1, 3):
         raise ConversionError(
-            f"The classifier takes images of {counted(channels, 'channel')}, and image processors give 3, or 1 for grey: only its network "
-            "converts (--task backbone)."
+            f"The classifier takes images of {counted(channels, 'channel')}, and image processors give 3, or 1 for "
+            "grey: only its network converts (--task backbone)."
         )
     values = list(values) if isinstance(values, (list, tuple)) else [values]
     if not all(isinstance(value, (int, float)) for value in values):
@@ -119,7 +119,8 @@ def _labels(source, num_labels):
         id2label, reason = source.declared["id2label"]
         if sorted(id2label) != list(range(num_labels)):
             raise ConversionError(
-                f"The configuration beside {source.path} names {counted(len(id2label), 'class', 'classes')}; its tensors have {num_labels}."
+                f"The configuration beside {source.path} names {counted(len(id2label), 'class', 'classes')}; its "
+                f"tensors have {num_labels}."
             )
         return {"labels": ("named", reason), "id2label": (id2label, "")}
     labels, reason = None, "1000 classes"

@@ -52,28 +52,29 @@ def convert_checkpoint(
     """
     Converts a weight file into a folder that Transformers loads.
 
-    The folder holds `config.json`, `model.safetensors`, for classifiers `preprocessor_config.json`, a model card, and the
-    code that loads it where this package is not installed. It is complete or absent, whatever stops the program.
+    The folder holds `config.json`, `model.safetensors`, for classifiers `preprocessor_config.json`, a model card, and
+    the code that loads it where this package is not installed. It is complete or absent, whatever stops the program.
 
     Args:
-        source (`str` or `os.PathLike`): a weight file of PaddleClas or PaddleDetection (`.pdparams`), of timm, D-FINE, DEIM or
-            RT-DETRv2 (PyTorch or safetensors), or of Transformers; a folder of timm or Transformers; or a published name
-            (`PPHGNetV2_B4_ssld_stage2`; `hgnetv2-hf list`), which is downloaded.
+        source (`str` or `os.PathLike`): a weight file of PaddleClas or PaddleDetection (`.pdparams`), of timm, D-FINE,
+            DEIM or RT-DETRv2 (PyTorch or safetensors), or of Transformers; a folder of timm or Transformers; or a
+            published name (`PPHGNetV2_B4_ssld_stage2`; `hgnetv2-hf list`), which is downloaded.
         output_dir (`str` or `os.PathLike`): the folder to write.
         variant (`str`, *optional*): insist on a variant (`"b0"` … `"b6"`, …); recognised from the tensors without it.
         layout (`str`, *optional*): insist on a layout (`"paddleclas"`, `"paddledetection"`, `"timm"`, `"dfine"`,
             `"rtdetrv2"`, `"transformers"`); recognised from the names without it.
-        task (`str`, *optional*): `"classification"`, `"detection"` or `"backbone"` (also of a detector); by default what the
-            file holds.
-        family (`"dfine"`, `"deim"` or `"rtdetrv4"`, *optional*): the program that a whole detector with D-FINE's tensors comes
-            from, which the tensors of most files do not show; DEIM's and RT-DETRv4's are refused, their backbones convert.
+        task (`str`, *optional*): `"classification"`, `"detection"` or `"backbone"` (also of a detector); by default
+            what the file holds.
+        family (`"dfine"`, `"deim"` or `"rtdetrv4"`, *optional*): the program that a whole detector with D-FINE's
+            tensors comes from, which the tensors of most files do not show; DEIM's and RT-DETRv4's are refused, their
+            backbones convert.
         verify (`bool`, defaults to `False`): load the folder again, compare every tensor, and run the original program
             where it is installed (see `verification.py`).
         overwrite (`bool`, defaults to `False`): replace an existing model folder, atomically.
-        resize_short, crop_size (`int`, *optional*): preprocessing in pixels; by default that of the published file with
-            this name, else 232 (236 for `_ssld` files) and 224.
-        pool_padding (`"same"` or `"zero"`, *optional*): what pads the stem's max-pool (see `PPHGNetV2Config`); by default
-            `"same"` for PaddleClas, PaddleDetection and timm, `"zero"` for the others.
+        resize_short, crop_size (`int`, *optional*): preprocessing in pixels; by default that of the published file
+            with this name, else 232 (236 for `_ssld` files) and 224.
+        pool_padding (`"same"` or `"zero"`, *optional*): what pads the stem's max-pool (see `PPHGNetV2Config`); by
+            default `"same"` for PaddleClas, PaddleDetection and timm, `"zero"` for the others.
         dropout (`float`, *optional*): PaddleClas's `dropout_prob`, which no tensor shows; 0 by default.
         push_to_hub (`str`, *optional*): the repository that the folder is then uploaded to, `"user/name"`.
         private, create_pr (`bool`, defaults to `False`): create it private; open a pull request.
@@ -84,6 +85,14 @@ def convert_checkpoint(
     Raises:
         `ConversionError`: one sentence; nothing is left behind (but the complete folder, when only the upload failed).
         `ValueError`: an argument is not one of its choices.
+
+    Example:
+
+        >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
+        >>> sorted(path.name for path in Path("digits").glob("*.json"))
+        ['config.json', 'preprocessor_config.json']
+        >>> transformers.AutoModelForImageClassification.from_pretrained("digits").num_labels
+        10
     """
     variant = canonical_name(variant) if variant is not None else None
     _check_choice("layout", layout, tuple(LAYOUTS))
@@ -129,11 +138,11 @@ class Checkpoint:
 
 def read_checkpoint(source, layout=None, variant=None, task=None, options=None, family=None):
     """
-    The first half of a conversion: read, recognise, rename, build (see [`convert_checkpoint`] for arguments and errors).
+    The first half of a conversion, read, recognise, rename, build: arguments and errors are [`convert_checkpoint`]'s.
 
     Args:
         source ([`Source`]): the file.
-        options (`dict`, *optional*): `resize_short`, `crop_size`, `pool_padding` and `dropout_prob`; `None` by default.
+        options (`dict`, *optional*): `resize_short`, `crop_size`, `pool_padding` and `dropout_prob`, or `None`.
 
     Returns:
         [`Checkpoint`]
@@ -211,8 +220,8 @@ def _check_detector(source, others, task):
         raise ConversionError(f"{source.path} holds no detector, but a network alone.")
     if others and task != "backbone":
         raise ConversionError(
-            f"{source.path} holds a whole detector (its tensors include {some(sorted(others))}); pass --task backbone to "
-            "convert its backbone alone."
+            f"{source.path} holds a whole detector (its tensors include {some(sorted(others))}); pass --task backbone "
+            "to convert its backbone alone."
         )
 
 

@@ -25,7 +25,7 @@ _MODELS = {
     "rt_detr": ("RTDetrConfig", "RTDetrForObjectDetection"),
     "rt_detr_v2": ("RTDetrV2Config", "RTDetrV2ForObjectDetection"),
 }
-# D-FINE's published depths and widths of the neck: bottlenecks per block and width ratio do not show the factors themselves.
+# D-FINE's published depths and widths of the neck: bottlenecks per block and width ratio do not show the factors.
 _DEPTH_MULT = {1: 0.34, 2: 0.67, 3: 1.0}
 _HIDDEN_EXPANSION = (0.34, 0.5, 1.0)
 # Assumed fields that belong to the backbone, the image processor or to no configuration at all.
@@ -49,18 +49,18 @@ def read_detector(source, key, content, family=None):
         family (`str`, *optional*): which of the programs with D-FINE's tensors it comes from (see `families.py`).
 
     Returns:
-        `tuple`: the model, the image processor's configuration, the variant of the backbone, the assumed fields, and what was left out.
+        `tuple`: model, image processor's configuration, backbone's variant, assumed fields, what was left out.
 
     Raises:
-        `ConversionError`: Transformers cannot express its family, a tensor is missing or unknown, or the parts do not fit together.
+        `ConversionError`: Transformers cannot express its family, a tensor is missing or unknown, or parts do not fit.
     """
     detector = DETECTORS[key]
     tensors, backbone = rename_detector(content, detector)
     fields = recognise_architecture(backbone)
     if fields["num_channels"] != 3:
         raise ConversionError(
-            f"The detector takes images of {counted(fields['num_channels'], 'channel')}; its image processor in Transformers gives 3: only "
-            "its network converts (--task backbone)."
+            f"The detector takes images of {counted(fields['num_channels'], 'channel')}; its image processor in "
+            "Transformers gives 3: only its network converts (--task backbone)."
         )
     shapes = Shapes(tensors)
     assumed = {**assume_trunk(fields), **_assumed(detector)}
@@ -137,9 +137,9 @@ def _image_size(anchors, strides):
     height, width = image_size_of(anchors, strides)
     if height != width:
         raise ConversionError(
-            f"The anchors in the file are those of {height}×{width} pixels (height × width); Transformers 5 gives the encoder of "
-            "a detector other positions than the original does where images are not square, so only square ones convert; "
-            "--task backbone converts the backbone."
+            f"The anchors in the file are those of {height}×{width} pixels (height × width); Transformers 5 gives the "
+            "encoder of a detector other positions than the original does where images are not square, so only square "
+            "ones convert; --task backbone converts the backbone."
         )
     return [height, width]
 

@@ -1,4 +1,4 @@
-"""Whole detectors: how D-FINE, RT-DETRv2 and PaddleDetection name their tensors, and what their configurations follow from.
+"""Whole detectors: how D-FINE, RT-DETRv2 and PaddleDetection name their tensors.
 
 The names on the right are those of the files that Transformers writes, which are the same in every version.
 """
@@ -113,8 +113,8 @@ def rename_detector(tensors, detector):
         detector ([`Detector`]): its row.
 
     Returns:
-        `tuple[dict, dict]`: the tensors under Transformers' names (in the order q, k, v where the file holds one matrix), and
-        the backbone's among them under their names inside a backbone.
+        `tuple[dict, dict]`: the tensors under Transformers' names (in the order q, k, v where the file holds one
+        matrix), and the backbone's among them under their names inside a backbone.
     """
     backbone, others = split_detector(tensors, LAYOUTS[detector.backbone_layout])
     backbone = rename(backbone, LAYOUTS[detector.backbone_layout])

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Union
+from typing import Optional, Union
 
 import torch
 from safetensors import SafetensorError
@@ -23,16 +23,29 @@ EXPORT_LAYOUTS = ("paddleclas", "timm", "dfine")
 
 @dataclasses.dataclass
 class ExportReport:
-    """What an export did. ``str(report)`` is the text that the command line prints."""
+    """What an export did. ``str(report)`` is the text that the command line prints.
+
+    Example:
+
+        >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
+        >>> print(hgnetv2_hf.export_weights("digits", "digits.pdparams"))
+        digits -> digits.pdparams
+          layout paddleclas, 225 tensors
+          to convert it back: --resize-short 32 --crop-size 32
+    """
 
     source: str
     output: str
     layout: str
     num_tensors: int
     notes: list[str]  # where the other program computes something else than the folder
+    resize_short: Optional[int] = None  # the folder's preprocessing in pixels, which a weight file does not hold
+    crop_size: Optional[int] = None
 
     def __str__(self):
         lines = [f"{self.source} -> {self.output}", f"  layout {self.layout}, {counted(self.num_tensors, 'tensor')}"]
+        if self.resize_short is not None:
+            lines.append(f"  to convert it back: --resize-short {self.resize_short} --crop-size {self.crop_size}")
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 
@@ -48,8 +61,8 @@ def export_weights(
 
     Args:
         folder (`str` or `os.PathLike`): a folder of type `hgnet_v2` or `pp_hgnet_v2`, classifier or backbone.
-        output (`str` or `os.PathLike`): the file to write; complete or absent. Its ending decides between safetensors and
-            PyTorch (`.pth`, `.pt`, `.bin`) for `timm` and `dfine`; PaddleClas's is `.pdparams`.
+        output (`str` or `os.PathLike`): the file to write; complete or absent. Its ending decides between safetensors
+            and PyTorch (`.pth`, `.pt`, `.bin`) for `timm` and `dfine`; PaddleClas's is `.pdparams`.
         layout (`str`, defaults to `"paddleclas"`): or `"timm"`, or `"dfine"` (backbone only: a head is left out).
         overwrite (`bool`, defaults to `False`): replace an existing file.
 
@@ -59,6 +72,12 @@ def export_weights(
     Raises:
         `ConversionError`: the folder cannot be read, or the other program cannot express its network.
         `ValueError`: there is no such layout, or the file's ending belongs to another format.
+
+    Example:
+
+        >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
+        >>> hgnetv2_hf.export_weights("digits", "digits.pth", layout="timm").num_tensors
+        225
     """
     if layout not in EXPORT_LAYOUTS:
         raise ValueError(f"`layout` must be one of {', '.join(EXPORT_LAYOUTS)}; got {layout!r}.")
@@ -67,14 +86,18 @@ def export_weights(
         raise ConversionError(f"{output} exists already; choose another file or pass --overwrite.")
     if not os.path.isdir(folder):
         raise ConversionError(f"There is no folder {folder}.")
-    model = read_checkpoint(find_source(os.fspath(folder)), layout="transformers").model
+    source = find_source(os.fspath(folder))
+    model = read_checkpoint(source, layout="transformers").model
     notes = _differences(model, layout)
     tensors = rename_back(model.state_dict(), LAYOUTS[layout])
     try:
         write(tensors, output)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ConversionError(f"Cannot write {output}: {getattr(error, 'strerror', None) or error}.") from error
-    return ExportReport(os.fspath(folder), os.fspath(output), layout, len(tensors), notes)
+    pixels = {}
+    if hasattr(model, "fc") and LAYOUTS[layout].has_head and {"resize_short", "crop_size"} <= set(source.declared):
+        pixels = {field: source.declared[field][0] for field in ("resize_short", "crop_size")}
+    return ExportReport(os.fspath(folder), os.fspath(output), layout, len(tensors), notes, **pixels)
 
 
 def _writer(suffix, layout):
@@ -111,8 +134,8 @@ def _differences(model, layout):
     theirs = "same" if layout == "paddleclas" else "zero"
     if config.use_learnable_affine_block and padding != theirs:
         notes.append(
-            f"{title} pads the stem's max-pool in its own way ({theirs}, this folder {padding}): with LAB, its outputs differ "
-            "at the right and lower border"
+            f"{title} pads the stem's max-pool in its own way ({theirs}, this folder {padding}): with LAB, its "
+            "outputs differ at the right and lower border"
         )
     has_head = hasattr(model, "fc")
     if has_head and not LAYOUTS[layout].has_head:

@@ -1,7 +1,7 @@
 """D-FINE, DEIM and RT-DETRv4 name their tensors alike; this module tells them apart, or refuses to guess.
 
-Sources: the three programs' ``configs`` and ``hgnetv2.py``. D-FINE freezes batch norm in the backbones of L and X, and a frozen
-batch norm counts no batches; DEIM and RT-DETRv4 train it in every size.
+Sources: the three programs' ``configs`` and ``hgnetv2.py``. D-FINE freezes batch norm in the backbones of L and X, and
+a frozen batch norm counts no batches; DEIM and RT-DETRv4 train it in every size.
 """
 
 import re
@@ -75,7 +75,7 @@ def decide_family(source, names, variant, wanted=None):
         `tuple[str, str]`: the family and where that is known from.
 
     Raises:
-        `ConversionError`: the tensors contradict what is said, or nothing decides, or Transformers cannot express the family.
+        `ConversionError`: the tensors contradict what is said, nothing decides, or the family is unsupported.
     """
     shown = families_shown(names, variant)
     named = _named(source)
@@ -90,8 +90,9 @@ def decide_family(source, names, variant, wanted=None):
         said = ""
     elif "dfine" in shown.families:
         raise ConversionError(
-            f"{source.path} holds a detector of D-FINE or of DEIM, whose tensors are the same though they compute different "
-            "activations; pass --family dfine if it comes from D-FINE, or --task backbone for its backbone alone."
+            f"{source.path} holds a detector of D-FINE or of DEIM, whose tensors are the same though they compute "
+            "different activations; pass --family dfine if it comes from D-FINE, or --task backbone for its backbone "
+            "alone."
         )
     else:
         family, reason = shown.families[0], shown.reason

@@ -125,8 +125,8 @@ def split_detector(tensors, layout):
     Parts a detector's file.
 
     Returns:
-        `tuple[dict, list[str]]`: the network's tensors without the prefix they have inside a detector, and the names of
-        everything else, which is empty unless the file holds a detector.
+        `tuple[dict, list[str]]`: the network's tensors without the prefix they have inside a detector, and the names
+        of everything else, which is empty unless the file holds a detector.
     """
     if layout.signature in tensors:
         return tensors, []

@@ -90,8 +90,8 @@ def _accuracy(report, row):
     if row is None or row.top1 is None or report.task != "classification":
         return []
     return [
-        f"Accuracy on ImageNet-1k as PaddleClas publishes it for these weights, with a short side of 236 pixels and a crop of "
-        f"224: {row.top1} % top-1, {row.top5} % top-5 (not measured here).",
+        "Accuracy on ImageNet-1k as PaddleClas publishes it for these weights, with a short side of 236 pixels and a "
+        f"crop of 224: {row.top1} % top-1, {row.top5} % top-5 (not measured here).",
         "",
     ]
 
@@ -117,7 +117,8 @@ def _usage(report):
     lines.append("Stock Transformers alone refuses this model type, because it would compute something else.")
     if not report.has_lab:
         lines.append(
-            "It computes the backbone as PaddleClas does: converted with `--task backbone`, that loads in stock Transformers."
+            "It computes the backbone as PaddleClas does: converted with `--task backbone`, that loads in stock "
+            "Transformers."
         )
     return [*lines, ""]
 
@@ -128,8 +129,8 @@ def _detection_usage(report, folder):
     if report.model_type == "d_fine":
         _, reason = report.assumed["head activation"]
         lines += [
-            f"The prediction heads have D-FINE's ReLU ({reason}). DEIM and RT-DETRv4 have SiLU there and the same tensors: weights "
-            "of theirs would be wrong here.",
+            f"The prediction heads have D-FINE's ReLU ({reason}). DEIM and RT-DETRv4 have SiLU there and the same "
+            "tensors: weights of theirs would be wrong here.",
             "",
         ]
     return lines
@@ -189,14 +190,16 @@ def _preprocessing(report):
         return []
     value = {field: value for field, (value, _) in report.assumed.items()}
     if report.task == "detection":
-        size = f"RGB; resized to {value['image_size'][0]}×{value['image_size'][1]} pixels (PIL filter {value['resample']})"
+        height, width = value["image_size"]
+        size = f"RGB; resized to {height}×{width} pixels (PIL filter {value['resample']})"
         return ["## Preprocessing", "", f"{size}; scaled to 0…1. `preprocessor_config.json` holds it.", ""]
     return [
         "## Preprocessing",
         "",
-        f"{'Grey' if report.num_channels == 1 else 'RGB'}; short side resized to {value['resize_short']} pixels (PIL filter "
-        f"{value['resample']}; 3 is bicubic); centre crop of {value['crop_size']}×{value['crop_size']}; scaled to 0…1; mean "
-        f"{value['image_mean']}, standard deviation {value['image_std']}. `preprocessor_config.json` holds it.",
+        f"{'Grey' if report.num_channels == 1 else 'RGB'}; short side resized to {value['resize_short']} pixels (PIL "
+        f"filter {value['resample']}; 3 is bicubic); centre crop of {value['crop_size']}×{value['crop_size']}; scaled "
+        f"to 0…1; mean {value['image_mean']}, standard deviation {value['image_std']}. `preprocessor_config.json` "
+        "holds it.",
         "",
     ]
 
@@ -229,7 +232,8 @@ def _credits(report, row):
     if row is not None and report.published == "digits":
         return ["Trained by the hgnetv2_hf project on scikit-learn's digits (E. Alpaydin and C. Kaynak, UCI).", ""]
     return [
-        "PP-HGNetV2 is the work of the PaddlePaddle authors: [PaddleClas](https://github.com/PaddlePaddle/PaddleClas); SSLD: "
+        "PP-HGNetV2 is the work of the PaddlePaddle authors: "
+        "[PaddleClas](https://github.com/PaddlePaddle/PaddleClas); SSLD: "
         "[arXiv 2103.05959](https://arxiv.org/abs/2103.05959).",
         "",
     ]

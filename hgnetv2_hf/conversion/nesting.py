@@ -14,8 +14,8 @@ def unwrap(content, kind):
         kind (`type` or `tuple[type]`): what is a tensor.
 
     Returns:
-        `tuple[Any, str]`: the dictionary that holds tensors, and its place, such as `"ema.module"`, or `""`; ``content`` itself
-        where there is none or it holds tensors.
+        `tuple[Any, str]`: the dictionary that holds tensors, and its place, such as `"ema.module"`, or `""`;
+        ``content`` itself where there is none or it holds tensors.
     """
 
     def holds_tensors(value):

@@ -1,4 +1,4 @@
-"""Builds the network that the tensors show: which of the two model types, its configuration, its weights, its preprocessing."""
+"""Builds the network that the tensors show: its model type, configuration, weights and preprocessing."""
 
 from typing import NamedTuple
 
@@ -95,7 +95,7 @@ def _configuration(model_type, task, fields, assumed):
 
 
 def _has_default_strides(value):
-    """Whether the strides, which a file beside the weights may declare as anything, are those of the published networks."""
+    """Whether the strides, which a file may declare as anything, are those of the published networks."""
     downsample = value["stage_downsample_strides"]
     return value["stem_strides"] == list(STEM_STRIDES) and (
         isinstance(downsample, list) and all(stride == DOWNSAMPLE_STRIDE for stride in downsample)
@@ -103,7 +103,7 @@ def _has_default_strides(value):
 
 
 def load_weights(model, tensors):
-    """The model with its weights, after checking every one of them. Raises ``ConversionError`` for one that does not fit."""
+    """The model with its weights. Raises ``ConversionError`` for a tensor that is missing, unknown or does not fit."""
     expected = model.state_dict()
     counters = set(filter(is_counter, expected))
     missing = sorted(set(expected) - counters - set(tensors))

@@ -43,8 +43,8 @@ def read_paddle_file(path: Union[str, os.PathLike]) -> dict[str, torch.Tensor]:
         path (`str` or `os.PathLike`): the file.
 
     Returns:
-        `dict[str, torch.Tensor]`: name to tensor, sharing memory with what was read. Paddle's bfloat16 (kept as `uint16`)
-        becomes `torch.bfloat16`.
+        `dict[str, torch.Tensor]`: name to tensor, sharing memory with what was read. Paddle's bfloat16 (kept as
+        `uint16`) becomes `torch.bfloat16`.
 
     Raises:
         `ConversionError`: the file is missing, empty, truncated, not what Paddle writes, or names anything else.
@@ -151,7 +151,7 @@ def _new_array(*_):
 
 
 def _from_buffer(data, dtype, shape, order, axis_order=None):
-    """How NumPy writes an array with protocol 5; ``axis_order`` since NumPy 2.3, of arrays that are C-ordered but for that."""
+    """How NumPy writes an array with protocol 5; ``axis_order`` since NumPy 2.3, if it is C-ordered but for that."""
     if order not in ("C", "F", "K") or (order == "K") != (axis_order is not None):
         raise ConversionError("an array is stored in an unknown order.")
     array = _Array()

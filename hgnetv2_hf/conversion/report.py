@@ -11,7 +11,16 @@ from .verification import Parity
 
 @dataclasses.dataclass
 class ConversionReport:
-    """What a conversion did. ``str(report)`` is the text that the command line prints."""
+    """What a conversion did. ``str(report)`` is the text that the command line prints.
+
+    Example:
+
+        >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
+        >>> report.layout, report.task, report.model_type
+        ('paddleclas', 'classification', 'pp_hgnet_v2')
+        >>> report.assumed["resize_short"]
+        (32, 'published with digits')
+    """
 
     source: str
     address: str  # where the file is published, or its name

@@ -2,9 +2,10 @@
 
     python run_paddleclas.py REQUEST.npz ANSWER.npz
 
-The request names the checkpoint (``checkpoint``), the input (``pixel_values``), the network (``variant``, or ``stages``,
-``stem_channels``, ``use_lab``, ``use_last_conv``, ``class_expand``), ``class_num`` and ``dropout_prob``. The answer holds the
-logits (where the checkpoint has a classifier), the maps of stem and stages, in float64, and the versions.
+The request names the checkpoint (``checkpoint``), the input (``pixel_values``), the network (``variant``, or
+``stages``, ``stem_channels``, ``use_lab``, ``use_last_conv``, ``class_expand``), ``class_num`` and ``dropout_prob``.
+The answer holds the logits (where the checkpoint has a classifier), the maps of stem and stages, in float64, and the
+versions.
 """
 
 import sys

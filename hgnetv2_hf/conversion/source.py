@@ -1,4 +1,4 @@
-"""What SOURCE means: a file, a folder of timm or Transformers, or a published name; and what it says beside its tensors."""
+"""What SOURCE means: a file, a folder of timm or Transformers, a published name; what it says beside its tensors."""
 
 import dataclasses
 import json
@@ -32,8 +32,8 @@ class Source:
 def find_source(source):
     """
     Args:
-        source (`str`): a file, a folder that holds `model.safetensors` or `pytorch_model.bin`, or a published name, which
-            is downloaded unless it is there already.
+        source (`str`): a file, a folder that holds `model.safetensors` or `pytorch_model.bin`, or a published name,
+            which is downloaded unless it is there already.
 
     Returns:
         [`Source`]
@@ -82,15 +82,15 @@ def _read_json(path):
 
 
 def _declared_by_transformers(folder, config):
-    """What no tensor shows stands in the folder's own configuration, as this package or stock Transformers saved it."""
+    """What no tensor shows and the folder's own configuration says, saved by this package or by stock Transformers."""
     if isinstance(config.get("backbone_config"), dict):  # a detector
         config = config["backbone_config"]
     if config.get("model_type") not in ("hgnet_v2", "pp_hgnet_v2"):
         return {}
     if config["model_type"] == "hgnet_v2" and config.get("hidden_act", "relu") != "relu":
         raise ConversionError(
-            f"{folder} was saved by stock Transformers with hidden_act {config['hidden_act']!r}, which reaches the stem "
-            "only there; no configuration of this package computes that."
+            f"{folder} was saved by stock Transformers with hidden_act {config['hidden_act']!r}, which reaches the "
+            "stem only there; no configuration of this package computes that."
         )
     fields = ("hidden_act", "stem_strides", "stage_downsample_strides", "pool_padding", "dropout_prob", "id2label")
     declared = {field: config[field] for field in fields if field in config}

@@ -45,7 +45,8 @@ def read_timm_config(config):
         model = TimmModel(config.get("architecture"), _arguments(config, cfg))
         if model.architecture is not None and not re.fullmatch(r"hgnetv2_\w+", model.architecture):
             raise ConversionError(
-                f"config.json names the architecture {model.architecture[:80]!r}; expected one of timm's hgnetv2 models."
+                f"config.json names the architecture {model.architecture[:80]!r}; expected one of timm's hgnetv2 "
+                "models."
             )
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise ConversionError(f"config.json holds something that timm does not write: {error!r}.") from error
@@ -69,14 +70,15 @@ def check_timm_model(model, fields, task):
         if name == "global_pool":
             if value not in AVERAGE_POOLING:
                 raise ConversionError(
-                    f"config.json says global_pool {value!r}; only average pooling is computed here, and --task backbone "
-                    "converts the network before the pooling."
+                    f"config.json says global_pool {value!r}; only average pooling is computed here, and --task "
+                    "backbone converts the network before the pooling."
                 )
         elif name in _SHOWN or name in _SHOWN_IN_THE_HEAD:
             shown = {**_SHOWN, **_SHOWN_IN_THE_HEAD}[name](fields)
             if value != shown:
                 raise ConversionError(
-                    f"config.json says {name} {value!r}, and the tensors show {shown!r}; correct the one that is wrong."
+                    f"config.json says {name} {value!r}, and the tensors show {shown!r}; correct the one that is "
+                    "wrong."
                 )
         else:
             raise ConversionError(

@@ -1,4 +1,4 @@
-"""The proof: the original program and the converted folder compute the same from the same weights and the same input."""
+"""The proof: the original program and the converted folder compute the same from the same weights and input."""
 
 import copy
 import dataclasses
@@ -114,7 +114,8 @@ def _compare(model, pixel_values, program, answer, arithmetic):
     difference, compared = _difference(ours, pixel_values, answer)
     if not difference <= TOLERANCE:
         raise ConversionError(
-            f"{program} computes something else from the same weights: {difference:.1e} relative, {TOLERANCE:.0e} allowed."
+            f"{program} computes something else from the same weights: {difference:.1e} relative, {TOLERANCE:.0e} "
+            "allowed."
         )
     return Parity(program, difference, compared, as_converted)
 
@@ -232,8 +233,8 @@ def _timm_network(question, tensors):
         except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = sentence(error)[:120]
             raise NotComparable(
-                f"timm was not run: its {question.timm.architecture}, built as config.json says, does not take these tensors "
-                f"({reason})"
+                f"timm was not run: its {question.timm.architecture}, built as config.json says, does not take these "
+                f"tensors ({reason})"
             ) from error
         return network
     stages = {f"stage{i + 1}": list(row) for i, row in enumerate(_rows(config))}

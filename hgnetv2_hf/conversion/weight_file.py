@@ -29,8 +29,8 @@ def read_weights(path: Union[str, os.PathLike]) -> tuple[dict[str, torch.Tensor]
         path (`str` or `os.PathLike`): the file.
 
     Returns:
-        `tuple[dict[str, torch.Tensor], str]`: name to tensor, sharing memory with what was read; and the place inside the
-        file, such as `"ema.module"`, or `""`.
+        `tuple[dict[str, torch.Tensor], str]`: name to tensor, sharing memory with what was read; and the place inside
+        the file, such as `"ema.module"`, or `""`.
 
     Raises:
         `ConversionError`: the file is missing, truncated, of another format, or claims more than it holds.

@@ -1,4 +1,5 @@
-"""What is wrong with data before anything is learnt from them: classes without images, names, images that cannot be read."""
+"""What is wrong with data before anything is learnt from them: classes without images, names, images that cannot be
+read."""
 
 import dataclasses
 import os

@@ -1,4 +1,5 @@
-"""Image folders: ``DATA/train/CLASS/…`` with ``DATA/val/CLASS/…`` (see `TRAIN_NAMES` and `VALIDATION_NAMES`), or ``DATA/CLASS/…``.
+"""Image folders: ``DATA/train/CLASS/…`` with ``DATA/val/CLASS/…`` (see `TRAIN_NAMES` and `VALIDATION_NAMES`), or
+``DATA/CLASS/…``.
 
 For distillation the images to learn from may lie in ``DATA`` without classes.
 """
@@ -57,8 +58,8 @@ def read_class_folders(folder, needs_labels, class_folders):
     classes = _class_folders(train_folder, class_folders)
     if not classes and needs_labels:
         raise DataError(
-            f"{train_folder} holds no folders, one per class, with the images of the class inside. Images without classes can "
-            "only be learnt from with --teacher."
+            f"{train_folder} holds no folders, one per class, with the images of the class inside. Images without "
+            "classes can only be learnt from with --teacher."
         )
     train = _labelled_files(train_folder, classes) if classes else Split(ImageFiles(find_images([train_folder])), None)
     validation, used = None, list(classes.values())
@@ -81,7 +82,8 @@ def read_class_folders(folder, needs_labels, class_folders):
 
 
 def _parts(folder):
-    """The folders with the images to learn from and to validate with (``None``: none), and the names of those left unused."""
+    """The folders with the images to learn from and to validate with (``None``: none), and the names of those left
+    unused."""
     names = [entry.name for entry in _folders(folder)]
     trains, held_outs = ([name for name in names if name.lower() in part] for part in (TRAIN_NAMES, VALIDATION_NAMES))
     held_outs.sort(key=lambda name: VALIDATION_NAMES.index(name.lower()))
@@ -104,7 +106,8 @@ def _folders(folder):
 
 
 def _class_folders(folder, class_folders):
-    """The name of each class and its folders. Where folders hold nothing but folders, ``class_folders`` says which are meant."""
+    """The name of each class and its folders. Where folders hold nothing but folders, ``class_folders`` says which are
+    meant."""
     outer = {entry.name: [Path(entry.path)] for entry in _folders(folder)}
     inside = {name: _folders(path) for name, (path,) in outer.items()}
     if class_folders == "inner" and outer and not any(inside.values()):
@@ -120,20 +123,22 @@ def _class_folders(folder, class_folders):
         return dict(sorted(inner.items()))
     example = next(name for name, entries in inside.items() if entries)
     raise DataError(
-        f"{folder} holds folders in folders ({example}/{inside[example][0].name}): pass --class-folders outer if the classes are "
-        f"{_some(outer)}, or --class-folders inner if they are {_some(inner)}."
+        f"{folder} holds folders in folders ({example}/{inside[example][0].name}): pass --class-folders outer if the "
+        f"classes are {_some(outer)}, or --class-folders inner if they are {_some(inner)}."
     )
 
 
 def _images_beside_classes(parts):
-    """A sentence on images that lie in an outer folder of these parts where the inner ones are the classes, if there are any."""
+    """A sentence on images that lie in an outer folder of these parts where the inner ones are the classes, if there
+    are any."""
     outer = [Path(entry.path) for part in parts if part is not None for entry in _folders(part)]
     counts = {folder: sum(map(_is_image, os.scandir(folder))) for folder in outer}
     places = [str(folder) for folder, count in counts.items() if count]
     if not places:
         return []
     return [
-        f"not used: {counted(sum(counts.values()), 'image')} directly in {_some(places)}, beside the folders of the classes"
+        f"not used: {counted(sum(counts.values()), 'image')} directly in {_some(places)}, beside the folders of the "
+        "classes"
     ]
 
 

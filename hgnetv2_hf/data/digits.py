@@ -1,5 +1,5 @@
-"""scikit-learn's handwritten digits: 1,797 real scans of 8×8 pixels (E. Alpaydin, C. Kaynak, UCI "Optical Recognition of
-Handwritten Digits"), rendered as 8-bit greyscale. A third is held out; it ships with the package."""
+"""scikit-learn's handwritten digits: 1,797 real scans of 8×8 pixels (E. Alpaydin, C. Kaynak, UCI "Optical Recognition
+of Handwritten Digits"), rendered as 8-bit greyscale. A third is held out; it ships with the package."""
 
 from pathlib import Path
 
@@ -12,7 +12,8 @@ HELD_OUT_FILE = Path(__file__).parents[1] / "assets" / "digits_held_out.npz"
 
 
 def load_split():
-    """(scans, labels) for training, and for the held-out third: `uint8` (n, 8, 8) and `int64` (n,). Needs scikit-learn."""
+    """(scans, labels) for training, and for the held-out third: `uint8` (n, 8, 8) and `int64` (n,). Needs
+    scikit-learn."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

@@ -10,8 +10,8 @@ from ..wording import sentence
 class ImageDataset(torch.utils.data.Dataset):
     """The examples of a [`Split`].
 
-    `transform(image, key)` gets a key that is a function of seed, epoch and image. The epoch lies in shared memory, so that
-    workers that outlive an epoch see it.
+    `transform(image, key)` gets a key that is a function of seed, epoch and image. The epoch lies in shared memory, so
+    that workers that outlive an epoch see it.
     """
 
     def __init__(self, split, transform, seed=0):

@@ -21,7 +21,8 @@ def load_data(
     """
     Args:
         source (`str`): an image folder, the name or folder of a data set of the `datasets` library, or `"digits"`.
-        validation_fraction (`float`, defaults to 0.1): held out, class by class, where the data have no validation part.
+        validation_fraction (`float`, defaults to 0.1): held out, class by class, where the data have no validation
+            part.
         seed (`int`): decides what is held out.
         needs_labels (`bool`, defaults to `True`): `False` takes images without classes too.
         image_column, label_column, config_name (`str`, *optional*): of a data set of the `datasets` library.
@@ -33,7 +34,8 @@ def load_data(
         [`Data`]
 
     Raises:
-        `DataError`: there are no such data, a class has no image, there is one class only, or the folders can be read in
+        `DataError`: there are no such data, a class has no image, there is one class only, or the folders can be read
+        in
             two ways.
     """
     if source == "digits":

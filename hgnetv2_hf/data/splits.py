@@ -65,7 +65,8 @@ class Data:
     understood: list[str] = dataclasses.field(default_factory=list)  # how a folder was read, in sentences
 
     def fingerprint(self):
-        """What changes when an image comes, goes, or changes its class or its part; a stream is not known before it is read."""
+        """What changes when an image comes, goes, or changes its class or its part; a stream is not known before it is
+        read."""
         splits = [split for split in (self.train, self.validation) if isinstance(split, Split)]
         digest = hashlib.sha256(repr(self.classes).encode())
         for split in splits:

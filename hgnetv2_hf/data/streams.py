@@ -28,7 +28,8 @@ class Stream:
         return dataclasses.replace(self, label_index=label_index)
 
     def rows(self, epoch):
-        """(key, image, index of its class) of an epoch, a worker's share of them; images that cannot be read are counted."""
+        """(key, image, index of its class) of an epoch, a worker's share of them; images that cannot be read are
+        counted."""
         dataset, worker = self.dataset, torch.utils.data.get_worker_info()
         worker_id = 0 if worker is None else worker.id
         dataset.set_epoch(epoch)

@@ -4,7 +4,8 @@ import torch
 
 
 def five_best(logits: torch.Tensor) -> torch.Tensor:
-    """The indices of the five largest logits, best first: `(images, classes)` to `(images, 5)`, or fewer where there are fewer."""
+    """The indices of the five largest logits, best first: `(images, classes)` to `(images, 5)`, or fewer where there
+    are fewer."""
     return logits.topk(min(5, logits.shape[-1])).indices
 
 
@@ -34,7 +35,8 @@ def per_class(confusion, classes):
 
 
 def close_to_chance(accuracy, images_per_class):
-    """A sentence (without its full stop) where an accuracy is hardly better than naming the most frequent class, else ``None``.
+    """A sentence (without its full stop) where an accuracy is hardly better than naming the most frequent class, else
+    ``None``.
 
     Args:
         accuracy (`float`): 0…1.

@@ -1,4 +1,4 @@
-"""Output folders and files that are complete or absent, whatever stops the program, and written by one process at a time."""
+"""Outputs that are complete or absent, whatever stops the program, and written by one process at a time."""
 
 import contextlib
 import ctypes
@@ -25,7 +25,7 @@ _held = set()  # file descriptors of the locks of this process
 
 
 def check_target(output_dir, source, overwrite, marker="config.json"):
-    """Raises ``OutputError`` unless ``output_dir`` may be written; ``marker`` is in every folder that may be replaced."""
+    """Raises ``OutputError`` unless ``output_dir`` may be written; what may be replaced holds a file ``marker``."""
     target = Path(output_dir).absolute()
     if not target.name:
         raise OutputError(f"{output_dir} is not a folder name.")
@@ -71,7 +71,7 @@ def claim(output_dir, source=None, overwrite=False, marker="config.json"):
 @contextlib.contextmanager
 def lock(target, name=None):
     """
-    Holds the lock on a file or folder inside the block. The system frees it when the process dies, however that happens.
+    Holds the lock on a file or folder inside the block. The system frees it however the process dies.
 
     Args:
         target (`Path`): what is written; the lock is a hidden file beside it.
@@ -91,8 +91,8 @@ def lock(target, name=None):
         raise OutputError(f"Cannot write {name or target}: {error.strerror or error}.") from error
     if handle is None:
         raise OutputError(
-            f"{name or target} is being written by another process{_owner(path)}; wait until it has ended, or choose another "
-            "output."
+            f"{name or target} is being written by another process{_owner(path)}; wait until it has ended, or choose "
+            "another output."
         )
     _held.add(handle)
     try:
@@ -147,7 +147,7 @@ if fcntl is not None:
 @contextlib.contextmanager
 def atomic_folder(output_dir):
     """
-    Gives an empty folder next to ``output_dir`` that takes its name when the block ends without an error; inside [`claim`].
+    An empty folder next to ``output_dir`` that takes its name when the block ends without an error; inside [`claim`].
 
     An existing ``output_dir`` is exchanged for the new one in a single step where the system can (Linux), and removed
     afterwards. What an earlier, killed run left behind is removed first.
@@ -172,7 +172,8 @@ def atomic_folder(output_dir):
 def atomic_file(path):
     """Gives a path next to ``path`` that takes its name when the block ends without an error; on disk before that.
 
-    What a killed run left behind has the same name, so the next run overwrites it. A link keeps pointing where it points.
+    What a killed run left behind has the same name, so the next run overwrites it. A link keeps pointing where it
+    points.
     """
     path = Path(os.path.realpath(path))
     partial = path.with_name(f".{path.name}.partial")

@@ -15,7 +15,7 @@ UNREADABLE = (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError
 
 
 def is_image_name(name):
-    """Whether a file in a folder is taken for an image: by its ending, unless it is hidden, as macOS's `._photo.jpg` is."""
+    """Whether a file in a folder is taken for an image: by its ending, unless hidden, as macOS's `._photo.jpg` is."""
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
@@ -25,8 +25,8 @@ def find_images(paths):
         paths (`list[str]`): files, folders (their images, also in folders inside) or globs.
 
     Yields:
-        `str`: files in the given order, those of a folder or glob sorted; one folder's names are in memory at a time. Links to
-        folders are followed, each folder once.
+        `str`: files in the given order, those of a folder or glob sorted; one folder's names are in memory at a time.
+        Links to folders are followed, each folder once.
 
     Raises:
         `DataError`: a path leads to no file.
@@ -58,10 +58,10 @@ def _files(path):
 
 def printable_path(path):
     """
-    A path as tables and printed rows show it, always valid UTF-8: as it is, or its `file://` URI where its bytes are no UTF-8.
+    A path as tables and printed rows show it, always valid UTF-8: as it is, or its `file://` URI where it is not.
 
-    The bytes come back with `os.fsdecode(urllib.parse.unquote_to_bytes(uri.removeprefix("file://")))`. A path that itself
-    starts with `file:` becomes a URI too, so that no two files look the same.
+    The bytes come back with `os.fsdecode(urllib.parse.unquote_to_bytes(uri.removeprefix("file://")))`. A path that
+    itself starts with `file:` becomes a URI too, so that no two files look the same.
     """
     path = os.fspath(path)
     if path == printable(path) and not path.startswith("file:"):

@@ -5,8 +5,9 @@ import importlib
 import os
 
 
-# What raises when a server or a connection fails: huggingface_hub itself, the libraries beneath it (requests before its
-# version 1, httpx and later httpx2 since), and its storage backend. Which of them are installed depends on its version.
+# What raises when a server or a connection fails: huggingface_hub itself, the libraries beneath it (requests before
+# its version 1, httpx and later httpx2 since), and its storage backend. Which of them are installed depends on its
+# version.
 _MODULES = (
     "huggingface_hub.errors",
     "requests.exceptions",

@@ -31,8 +31,8 @@ def push_folder(folder, repo_id, private=False, create_pr=False):
     """
     Uploads a folder, after creating the repository if there is none.
 
-    The files arrive in one commit, so the repository holds all of them or is as it was. One that was created for them is empty
-    in between, and stays so where the program is killed there.
+    The files arrive in one commit, so the repository holds all of them or is as it was. One that was created for them
+    is empty in between, and stays so where the program is killed there.
 
     Args:
         folder (`str` or `os.PathLike`): what to upload, in one commit.
@@ -65,8 +65,8 @@ def push_folder(folder, repo_id, private=False, create_pr=False):
             raise
         left = f"the new repository is there and empty{_unless_unseen(failure)}; " if is_new else ""
         raise HubError(
-            f"{folder} is complete, but pushing it to {repo_id} failed: {_explain(failure, repo_id)}; {left}try again with "
-            f"`hf upload {repo_id} {folder}`."
+            f"{folder} is complete, but pushing it to {repo_id} failed: {_explain(failure, repo_id)}; {left}try again "
+            f"with `hf upload {repo_id} {folder}`."
         ) from error
     return commit.pr_url or f"{api.endpoint}/{repo_id}"
 

@@ -1,11 +1,12 @@
-"""Labels for many image files: decoded and resized in parallel with the network, in order, in constant memory, resumable.
+"""Labels for many image files: read in parallel with the network, in order, in constant memory, resumable.
 
-Rows are first appended to a journal beside the output, one JSON line each, and become the table when the last one is there.
-An interrupted run leaves the journal, and the next run with the same model and options continues after its last whole line.
+Rows are first appended to a journal beside the output, one JSON line each, and become the table when the last one is
+there. An interrupted run leaves the journal, and the next run with the same model and options continues after its last
+whole line.
 
 The journals of an output are locked: a second run to the same output stops.
 
-Under ``torchrun`` or ``accelerate launch`` every process takes each n-th file and has a journal; the first one joins them.
+Under ``torchrun`` or ``accelerate launch`` every process takes each n-th file and has a journal; the first joins them.
 """
 
 import contextlib
@@ -58,20 +59,20 @@ def classify(
     Args:
         paths (`list[str]`): files, folders (with those inside) or globs.
         model (`str` or `os.PathLike`): a classifier's folder or repository, or a folder of `hgnetv2-hf export`.
-        output (`str`, *optional*): a `.csv`, `.jsonl` or `.parquet` file, complete or absent; by default rows are printed.
-            A file whose name is no UTF-8 appears as its `file://` URI (see `files.images.printable_path`).
+        output (`str`, *optional*): a `.csv`, `.jsonl` or `.parquet` file, complete or absent; by default rows are
+            printed. A file whose name is no UTF-8 appears as its `file://` URI (see `files.images.printable_path`).
         top_k (`int`, defaults to 5): labels per image.
         batch_size (`int`, defaults to 16): images per call of the network.
-        dtype (`str`, defaults to `"float32"`): or `"bfloat16"`, `"float16"`, `"auto"` (bfloat16 where it is native, else
-            float32): the precision of the network.
+        dtype (`str`, defaults to `"float32"`): or `"bfloat16"`, `"float16"`, `"auto"` (bfloat16 where it is native,
+            else float32): the precision of the network.
         compile (`bool`, defaults to `False`): compile the network first; worth it for thousands of images.
         workers (`int`, *optional*): threads that decode and resize; by default one per core.
         overwrite (`bool`, defaults to `False`): replace an existing output file.
         show (callable, defaults to `print`): receives the summary.
 
     Returns:
-        `dict`: `images`, `unreadable`, `resumed` (rows that an earlier, interrupted run had left), and `images_per_second` of
-            this run, the loading of the model apart.
+        `dict`: `images`, `unreadable`, `resumed` (rows that an earlier, interrupted run had left), and
+            `images_per_second` of this run, the loading of the model apart.
 
     Raises:
         `InferenceError`: no images, no classifier, or the output cannot be written. An image that cannot be read is no
@@ -275,7 +276,7 @@ def _stamp(folder):
 
 @contextlib.contextmanager
 def _journals(output, run, processes):
-    """The journals of this output and run, one per process, open at their ends; removed when the block ends without an error."""
+    """The journals of this output and run, one per process, open at their ends; removed unless the block raises."""
     if output is None:
         yield None
         return
@@ -310,7 +311,7 @@ def _resume(journal, files):
 
 
 def _write_table(journals, output, top_k):
-    """Turns the journals into the table, in the order of the files; returns the number of images and of unreadable ones."""
+    """Turns the journals into the table, in the order of the files; returns how many, and how many are unreadable."""
     columns = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("label", "score")]
     columns = ["image", *columns, "error"]
     count = unreadable = 0

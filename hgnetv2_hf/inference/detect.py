@@ -66,7 +66,8 @@ def _detect(images, model, output_dir, threshold, table, show):
         _write_table(rows, folder / TABLES[table])
     failed = sum("error" in row for row in rows)
     show(
-        f"{counted(len(rows) - failed, 'object')} in {counted(len(images) - failed, 'image')} -> {printable_path(output_dir)} "
+        f"{counted(len(rows) - failed, 'object')} in {counted(len(images) - failed, 'image')} -> "
+        f"{printable_path(output_dir)} "
         f"(pictures and {TABLES[table]})" + (f"; {counted(failed, 'image')} could not be read" if failed else "")
     )
     return rows

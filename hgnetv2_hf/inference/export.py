@@ -1,7 +1,7 @@
-"""Folders for other runtimes: the folded graph as ONNX, OpenVINO or ExecuTorch, with preprocessing and labels beside it.
+"""Folders for other runtimes: the folded graph as ONNX, OpenVINO or ExecuTorch, and preprocessing and labels.
 
-The graph goes through the exporters of PyTorch, OpenVINO and ExecuTorch, and for a detector as ONNX through Transformers' own
-(it knows operations of theirs that PyTorch's exporter does not). Nothing is serialised here.
+The graph goes through the exporters of PyTorch, OpenVINO and ExecuTorch, and for a detector as ONNX through
+Transformers' own (it knows operations of theirs that PyTorch's exporter does not). Nothing is serialised here.
 """
 
 import contextlib
@@ -92,16 +92,17 @@ def export_model(
     """
     Exports a classifier, a backbone or a detector, folded, and compares what the runtime computes with the model.
 
-    A detector's queries come in the order of their scores, so they are compared as sets: paired one to one, closest first,
-    logits and boxes each relative to their largest magnitude. All of them have to agree, on every image but those where the
-    last query chosen and the first left out score the same within rounding, so that another query may be chosen.
+    A detector's queries come in the order of their scores, so they are compared as sets: paired one to one, closest
+    first, logits and boxes each relative to their largest magnitude. All of them have to agree, on every image but
+    those where the last query chosen and the first left out score the same within rounding, so that another query may
+    be chosen.
 
     Args:
         folder (`str` or `os.PathLike`): a converted or fine-tuned folder, or a repository on the Hub.
         output_dir (`str` or `os.PathLike`): the folder to write; complete or absent.
-        format (`"onnx"`, `"openvino"` or `"executorch"`): batch and image size stay open; ExecuTorch's up to 8 images of 512×512;
-            a detector takes one image of the size it was made for.
-        int8 (`bool`, defaults to `False`): post-training quantisation by NNCF (ONNX and OpenVINO, classifiers and backbones).
+        format (`"onnx"`, `"openvino"` or `"executorch"`): batch and image size stay open; ExecuTorch's up to 8 images
+            of 512×512; a detector takes one image of the size it was made for.
+        int8 (`bool`, defaults to `False`): post-training quantisation by NNCF (ONNX, OpenVINO; not of detectors).
         calibration (`str`, *optional*): a folder of images like those to come, for `int8`; the first 300 are used.
         overwrite (`bool`, defaults to `False`): replace an existing folder of this command.
         folded (`bool`, defaults to `True`): the benchmark passes `False`, to compare with the graph as it is.
@@ -111,6 +112,13 @@ def export_model(
 
     Raises:
         `ExportError`: something is missing or cannot be exported, or the difference exceeds 1e-4; nothing was written.
+
+    Example:
+
+        >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
+        >>> exported = hgnetv2_hf.export_model("digits", "digits-onnx", format="onnx")
+        >>> sorted(path.name for path in Path("digits-onnx").iterdir() if path.suffix != ".py")
+        ['config.json', 'export.json', 'model.onnx', 'preprocessor_config.json']
     """
     _check(format, int8, calibration)
     with claim(output_dir, folder if os.path.isdir(folder) else None, overwrite, marker=DESCRIPTION):
@@ -158,8 +166,8 @@ def _export(folder, output_dir, format, int8, calibration, folded):
             difference = _difference(graph, runtime.run, samples)
         if difference is not None and not int8 and not difference <= TOLERANCE:
             raise ExportError(
-                f"What {format} computes differs from the model by {difference:.1e} relative, more than {TOLERANCE:.0e}; "
-                "nothing was written. Another format or version of the runtime may be exact."
+                f"What {format} computes differs from the model by {difference:.1e} relative, more than "
+                f"{TOLERANCE:.0e}; nothing was written. Another format or version of the runtime may be exact."
             )
         size = sum(file.stat().st_size for file in staging.glob(f"{path.stem}.*"))
     notes = ["quantised: measure its accuracy on images of your own"] if int8 else []
@@ -262,7 +270,8 @@ def _shapes(graph, format, sample):
     if graph.is_detector:
         return f"1 image of {sample.shape[2]}×{sample.shape[3]}"
     if format == "executorch":
-        return f"1 to {EXECUTORCH_MAXIMUM['batch']} images of up to {EXECUTORCH_MAXIMUM['side']}×{EXECUTORCH_MAXIMUM['side']}"
+        batch, side = EXECUTORCH_MAXIMUM["batch"], EXECUTORCH_MAXIMUM["side"]
+        return f"1 to {batch} images of up to {side}×{side}"
     return "any number of images, any size"
 
 
@@ -350,7 +359,7 @@ def _quantize(format, source, path, images):
     import nncf
 
     arrays = [image.numpy() for image in images]
-    # Where a processor lacks VNNI, sums of 8-bit products saturate; NNCF's fix keeps the weights of all layers to 7 bits.
+    # Where a processor lacks VNNI, sums of 8-bit products saturate; NNCF's fix keeps all weights to 7 bits.
     fix = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
     options = {"subset_size": len(arrays), "advanced_parameters": fix}
     if format == "openvino":
@@ -378,7 +387,7 @@ def _difference(graph, run, samples):
 
 def detector_difference(model, run, samples):
     """
-    The largest relative difference of any query, `None` where queries tie on every sample and differ. See [`export_model`].
+    The largest relative difference of any query, `None` where they tie on every sample and differ: [`export_model`].
 
     Args:
         model (`nn.Module`): a detector of Transformers.

@@ -1,11 +1,11 @@
 """Folds batch norm and LAB of a network into its convolutions, from outside: the network's own file stays plain.
 
-Works on any module tree that contains HGNetV2's layers, recognised by their structure (stock Transformers', this package's,
-remote code's), and takes the convolutions of the detectors around it along.
+Works on any module tree that contains HGNetV2's layers, recognised by their structure (stock Transformers', this
+package's, remote code's), and takes the convolutions of the detectors around it along.
 
-With a = weight / sqrt(running_var + eps) and c = bias - running_mean * a, a layer computes ``s * relu(a * conv(x) + c) + b``,
-``s`` and ``b`` being LAB's scale and bias. That is ``max(s * a * conv(x) + s * c + b, b)`` for ``s > 0``, ``min(…)`` for ``s < 0``:
-one convolution with bias, and one clamp.
+With a = weight / sqrt(running_var + eps) and c = bias - running_mean * a, a layer computes ``s * relu(a * conv(x) + c)
++ b``, ``s`` and ``b`` being LAB's scale and bias. That is ``max(s * a * conv(x) + s * c + b, b)`` for ``s > 0``,
+``min(…)`` for ``s < 0``: one convolution with bias, and one clamp.
 """
 
 import copy
@@ -26,8 +26,9 @@ _SAME = 1e-9
 class FoldedConvLayer(nn.Module):
     """Convolution with bias, and a clamp to ``minimum`` … ``maximum``, in evaluation mode only.
 
-    ``fused`` hands convolution and clamp to oneDNN in one call, with weights reordered for the shape seen last, where PyTorch
-    offers that (CPU; float32, and bfloat16 or float16 where the processor has them). It computes the same; what is traced does without.
+    ``fused`` hands convolution and clamp to oneDNN in one call, with weights reordered for the shape seen last, where
+    PyTorch offers that (CPU; float32, and bfloat16 or float16 where the processor has them). It computes the same;
+    what is traced does without.
     """
 
     def __init__(self, convolution, weight, bias, minimum=-math.inf, maximum=math.inf):
@@ -94,8 +95,8 @@ class FoldedConvLayer(nn.Module):
     def extra_repr(self):
         out_channels, in_channels = self.weight.shape[:2]
         return (
-            f"{in_channels * self.groups}, {out_channels}, kernel_size={tuple(self.weight.shape[2:])}, stride={self.stride}, "
-            f"clamp=({self.minimum:.4g}, {self.maximum:.4g})"
+            f"{in_channels * self.groups}, {out_channels}, kernel_size={tuple(self.weight.shape[2:])}, "
+            f"stride={self.stride}, clamp=({self.minimum:.4g}, {self.maximum:.4g})"
         )
 
 
@@ -116,13 +117,13 @@ def fold(model, fused=False):
     """
     Folds every layer of HGNetV2, and every convolution with batch norm of the detector around it, in place.
 
-    A layer that computes something else than its structure promises (hooks, a forward of its own) stays as it is: each is
-    compared with its replacement in float64.
+    A layer that computes something else than its structure promises (hooks, a forward of its own) stays as it is: each
+    is compared with its replacement in float64.
 
     Args:
         model (`nn.Module`): in evaluation mode.
-        fused (`bool`, defaults to `False`): let oneDNN and other shortcuts compute, for running in PyTorch without a compiler;
-            leave it off for what is traced, compiled or exported.
+        fused (`bool`, defaults to `False`): let oneDNN and other shortcuts compute, for running in PyTorch without a
+            compiler; leave it off for what is traced, compiled or exported.
 
     Returns:
         `int`: how many convolutions were folded.

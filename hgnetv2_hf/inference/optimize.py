@@ -20,35 +20,45 @@ _COMPILED_SHAPES = 64  # beyond these, PyTorch runs the folded model without com
 
 def optimize_for_inference(model: Model, dtype: Union[torch.dtype, str, None] = None, compile: bool = False) -> Model:
     """
-    A copy of a model for inference only: batch norm and LAB folded into the convolutions, channels-last memory, optionally
-    in another precision and compiled with frozen weights. In float32 its outputs are within 1e-5 relative of the model's.
+    A copy of a model for inference only: batch norm and LAB folded into the convolutions, channels-last memory,
+    optionally in another precision and compiled with frozen weights. In float32 its outputs are within 1e-5 relative
+    of the model's.
 
     Args:
-        model (`nn.Module`): a classifier, a backbone or anything that contains HGNetV2 (D-FINE, RT-DETR, …) in evaluation mode,
-            of stock Transformers, this package or remote code. It is left as it is.
-        dtype (`torch.dtype` or `"auto"`, *optional*): the precision to run in, e.g. `torch.bfloat16`; inputs are cast. By
-            default the model's. `"auto"` is bfloat16 where the model's device computes it natively, else float32. Folding is
-            done in float64 whatever this says.
-        compile (`bool`, defaults to `False`): through `torch.compile` with frozen weights, at the first call with each shape of
-            input (tens of seconds; needs a C++ compiler on CPUs). Worth it where shapes stay the same. Of a detector, the
-            backbone is compiled.
+        model (`nn.Module`): a classifier, a backbone or anything that contains HGNetV2 (D-FINE, RT-DETR, …) in
+            evaluation mode, of stock Transformers, this package or remote code. It is left as it is.
+        dtype (`torch.dtype` or `"auto"`, *optional*): the precision to run in, e.g. `torch.bfloat16`; inputs are cast.
+            By default the model's. `"auto"` is bfloat16 where the model's device computes it natively, else float32.
+            Folding is done in float64 whatever this says.
+        compile (`bool`, defaults to `False`): through `torch.compile` with frozen weights, at the first call with each
+            shape of input (tens of seconds; needs a C++ compiler on CPUs). Worth it where shapes stay the same. Of a
+            detector, the backbone is compiled.
 
     Returns:
-        A new object of a class derived from the model's, which computes without gradients, works in `pipeline`, and raises
-        `RuntimeError` from `save_pretrained`, `push_to_hub` and `train()`: folded weights would load elsewhere without an
-        error and compute something else. It can be pickled, copied, sent to other processes (compiled again there) and traced
-        by `torch.export` and `torch.compile`. On CPUs without `compile`, weights are held twice: as they are, and in oneDNN's
-        order. Inputs with NaN or infinite values raise `ValueError` on CPUs, but not in a graph traced from it. Finite values
-        that overflow in the model's own convolutions (pixels of 3e38, say) may give finite outputs here, because batch norm's
-        scale is in the weights already.
+        A new object of a class derived from the model's, which computes without gradients, works in `pipeline`, and
+        raises `RuntimeError` from `save_pretrained`, `push_to_hub` and `train()`: folded weights would load elsewhere
+        without an error and compute something else. It can be pickled, copied, sent to other processes (compiled again
+        there) and traced by `torch.export` and `torch.compile`. On CPUs without `compile`, weights are held twice: as
+        they are, and in oneDNN's order. Inputs with NaN or infinite values raise `ValueError` on CPUs, but not in a
+        graph traced from it. Finite values that overflow in the model's own convolutions (pixels of 3e38, say) may
+        give finite outputs here, because batch norm's scale is in the weights already.
 
     Raises:
         `TypeError`: not a module.
-        `ValueError`: the model is in training mode, quantised, offloaded, compiled or optimised already, or has no HGNetV2 in it;
-            its weights are not finite; or `dtype` is not a floating-point type.
+        `ValueError`: the model is in training mode, quantised, offloaded, compiled or optimised already, or has no
+            HGNetV2 in it; its weights are not finite; or `dtype` is not a floating-point type.
 
     Warns:
         `PrecisionWarning`: the device emulates this precision, which takes several times as long as float32.
+
+    Example:
+
+        >>> model = hgnetv2_hf.HGNetV2Model(hgnetv2_hf.HGNetV2Config.from_variant("b0")).eval()
+        >>> optimized = hgnetv2_hf.optimize_for_inference(model)
+        >>> pixel_values = torch.randn(1, 3, 64, 64)
+        >>> expected, got = (each(pixel_values).pooler_output for each in (model, optimized))
+        >>> bool((got - expected).abs().max() <= 1e-5 * expected.abs().max())
+        True
     """
     _check(model, dtype)
     parameter = _first_parameter(model)
@@ -66,7 +76,7 @@ def optimize_for_inference(model: Model, dtype: Union[torch.dtype, str, None] = 
 
 
 def _compile(optimized):
-    """Compiles the whole model, or of a detector the networks in it: the decoders' Python would compile for many minutes."""
+    """Compiles the whole model, or of a detector the networks in it: its decoder would compile for many minutes."""
     networks = [module for module in optimized.modules() if is_network(module)]
     if optimized in networks:
         optimized._forward = CompiledPerShape(optimized._forward)
@@ -114,9 +124,9 @@ class OptimizedForInference:
 
     def _refuse(self, what):
         raise RuntimeError(
-            f"A model optimised for inference cannot be {what}: its batch norm and LAB are folded into the convolutions, and "
-            "another program would load these weights without an error and compute something else. Use the model that "
-            "`optimize_for_inference` was given."
+            f"A model optimised for inference cannot be {what}: its batch norm and LAB are folded into the "
+            "convolutions, and another program would load these weights without an error and compute something else. "
+            "Use the model that `optimize_for_inference` was given."
         )
 
 
@@ -133,7 +143,7 @@ def _blank(original):
 
 
 class CompiledPerShape:
-    """``torch.compile`` with frozen weights, once per shape: weights are packed for it, and another one's order is slow."""
+    """``torch.compile`` with frozen weights, once per shape: weights are packed for one, and slow for another."""
 
     def __init__(self, forward):
         options = {"cpp_wrapper": True} if _torch_version() >= (2, 9) else {}

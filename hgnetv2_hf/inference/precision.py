@@ -1,4 +1,4 @@
-"""Which precisions a device computes natively. The others are emulated: the same numbers, several times slower than float32."""
+"""Which precisions a device computes natively. Others are emulated: the same numbers, several times slower."""
 
 import functools
 import warnings
@@ -41,8 +41,10 @@ def warn_if_emulated(dtype: torch.dtype, device: "torch.device | str", stackleve
     """Warns with [`PrecisionWarning`] where a model in this precision would be slower than in float32."""
     if not is_native(dtype, device):
         warnings.warn(
-            f"This {'processor' if torch.device(device).type == 'cpu' else 'GPU'} does not compute {str(dtype)[6:]} natively, and "
-            'emulating it takes several times as long as float32; choose float32, or "auto" for the fastest native precision.',
+            f"This {'processor' if torch.device(device).type == 'cpu' else 'GPU'} does not compute {str(dtype)[6:]} "
+            "natively, and "
+            'emulating it takes several times as long as float32; choose float32, or "auto" for the fastest native '
+            "precision.",
             PrecisionWarning,
             stacklevel + 1,
         )

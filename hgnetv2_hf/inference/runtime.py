@@ -35,8 +35,8 @@ def load_exported(
 
     Args:
         folder (`str` or `os.PathLike`): the folder.
-        dtype (`"float32"`, `"bfloat16"` or `"auto"`, defaults to `"float32"`): what OpenVINO computes in; the others have one.
-            `"auto"` is bfloat16 where OpenVINO computes it natively on this processor, else float32.
+        dtype (`"float32"`, `"bfloat16"` or `"auto"`, defaults to `"float32"`): what OpenVINO computes in; the others
+            have one. `"auto"` is bfloat16 where OpenVINO computes it natively on this processor, else float32.
         threads (`int`, *optional*): CPU threads; by default the runtime's choice.
 
     Returns:
@@ -47,6 +47,15 @@ def load_exported(
 
     Warns:
         `PrecisionWarning`: bfloat16 was asked for and is not native here; float32 is computed.
+
+    Example:
+
+        >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
+        >>> exported = hgnetv2_hf.export_model("digits", "digits-onnx", format="onnx")
+        >>> classifier = hgnetv2_hf.load_exported("digits-onnx")
+        >>> image = Path(hgnetv2_hf.__file__).parent / "assets" / "digits" / "digit_7.png"
+        >>> classifier(image, top_k=1)[0]["label"], classifier.dtype
+        ('7', 'float32')
     """
     try:
         description = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))
@@ -57,7 +66,8 @@ def load_exported(
     is_openvino = description["format"] == "openvino"
     if dtype not in ("float32", "bfloat16", "auto") or (dtype == "bfloat16" and not is_openvino):
         raise InferenceError(
-            f"A folder for {description['format']} does not run in {dtype}: float32 always works, bfloat16 in openvino."
+            f"A folder for {description['format']} does not run in {dtype}: float32 always works, bfloat16 in "
+            "openvino."
         )
     path = Path(folder) / FORMATS[description["format"]]
     try:
@@ -80,7 +90,7 @@ def load_exported(
 
 
 class ExportedModel:
-    """A model in another runtime: `(batch, channels, height, width)` float32 in, named arrays out; computed in `dtype`."""
+    """A model in another runtime: `(batch, channels, height, width)` float32 in, named arrays out."""
 
     def __init__(self, folder, names, run, dtype):
         self.folder = os.fspath(folder)
@@ -154,8 +164,8 @@ def _start_onnx(path, dtype, threads, description):
 
 @functools.lru_cache(maxsize=1)
 def openvino_core():
-    """The process's one `openvino.Core`. Two whose lives overlap leave the thread a signal stack that is unmapped (2026.4.1),
-    and the next signal that Python handles, Ctrl-C or the end of a worker, kills the process."""
+    """The process's one `openvino.Core`. Two whose lives overlap leave the thread a signal stack that is unmapped
+    (2026.4.1), and the next signal that Python handles, Ctrl-C or the end of a worker, kills the process."""
     import openvino
 
     return openvino.Core()

@@ -90,7 +90,7 @@ def image_processor_entry(module, pil_class, torchvision_class):
 
 
 def image_processors_kept_on_pil(module):
-    """The list of image processor names that 5.x does not replace by their torchvision form unasked; ``None`` in 4.56."""
+    """The image processor names that 5.x does not replace by their torchvision form unasked; ``None`` in 4.56."""
     for name in ("DEFAULT_TO_PIL_BACKEND_IMAGE_PROCESSORS", "DEFAULT_TO_SLOW_IMAGE_PROCESSORS"):
         if hasattr(module, name):
             return getattr(module, name)
@@ -107,10 +107,11 @@ def fsdp_plugin_options(training_arguments):
     return getattr(training_arguments, "fsdp_plugin_args", None) or {}
 
 
-# A configuration does not know who holds it, and what may be written depends on that (never silently different from stock):
-# the file of a detector is written by the detector's `to_dict`, which calls that of its backbone's configuration and does
-# not say so. The holder is found on the call stack, where it is `self` in a frame called `to_dict` in every Transformers
-# version. This can go when a configuration is told that it is written as a part of another one.
+# A configuration does not know who holds it, and what may be written depends on that (never silently different from
+# stock): the file of a detector is written by the detector's `to_dict`, which calls that of its backbone's
+# configuration and does not say so. The holder is found on the call stack, where it is `self` in a frame called
+# `to_dict` in every Transformers version. This can go when a configuration is told that it is written as a part of
+# another one.
 def enclosing_configuration(config):
     """The configuration that is serialising ``config`` as one of its fields, or ``None``."""
     frame = sys._getframe(2)

@@ -37,7 +37,8 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
             input width of the classifier's `fc`. Saved files hold the true widths in these three fields.
         hidden_act (`str`, defaults to `"relu"`): activation of every block (stock applies it to the stem only, so a
             configuration with another activation is saved as `pp_hgnet_v2`).
-        out_features (`list[str]`, *optional*): maps a backbone returns, of `"stem"`, `"stage1"`, …; the last by default.
+        out_features (`list[str]`, *optional*): maps a backbone returns, of `"stem"`, `"stage1"`, …; the last by
+            default.
         out_indices (`list[int]`, *optional*): the same by index.
         stem_channels (`list[int]`, defaults to `[3, 32, 48]`): input, middle and output width of the stem.
         stem_strides (defaults to `[2, 1, 1, 2, 1]`): stride of `stem1`, `stem2a`, `stem2b`, `stem3`, `stem4`; each an
@@ -57,6 +58,14 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
 
     Raises:
         `ValueError`: a field cannot build a network; the message names the field.
+
+    Example:
+
+        >>> config = hgnetv2_hf.HGNetV2Config.from_variant("b4", out_features=["stage3", "stage4"])
+        >>> config.stage_out_channels
+        [128, 512, 1024, 2048]
+        >>> config.out_indices
+        [3, 4]
     """
 
     model_type = "hgnet_v2"
@@ -134,8 +143,8 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
         This package's configuration with the fields of a `transformers.HGNetV2Config` object.
 
         Raises:
-            `ValueError`: stock computes another network than the fields say (an activation other than relu; strides before
-                Transformers 5.4), and would write a file that hides it.
+            `ValueError`: stock computes another network than the fields say (an activation other than relu; strides
+                before Transformers 5.4), and would write a file that hides it.
         """
         config = cls.from_dict(stock_config.to_dict())
         field = "hidden_act" if config.hidden_act != "relu" else "stem_strides"
@@ -196,7 +205,7 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
         )
 
     def set_compatibility_fields(self):
-        """Derives ``embedding_size``, ``hidden_sizes`` and ``depths`` from the widths: stock reads ``channels`` from them."""
+        """Derives ``embedding_size``, ``hidden_sizes``, ``depths``, from which stock reads ``channels``."""
         for field, value in self._compatibility_fields().items():
             setattr(self, field, value)
 
@@ -252,14 +261,20 @@ class PPHGNetV2Config(HGNetV2Config):
     Args:
         use_last_conv (`bool`, defaults to `True`): the head's 1×1 convolution between pooling and `fc`.
         class_expand (`int`, defaults to 2048): its output width.
-        dropout_prob (`float`, defaults to 0.0): Paddle's `downscale_in_infer` dropout before `fc`: training drops without
-            rescaling, evaluation multiplies by `1 - dropout_prob`.
+        dropout_prob (`float`, defaults to 0.0): Paddle's `downscale_in_infer` dropout before `fc`: training drops
+            without rescaling, evaluation multiplies by `1 - dropout_prob`.
         pool_padding (`"same"` or `"zero"`, defaults to `"same"`): what pads the stem's max-pool. `"same"` never wins
             (Paddle); `"zero"` is what timm, D-FINE, RT-DETRv2 and Transformers do. They differ only where a stem
-            activation is negative, as LAB can make it. Batch norm's epsilon follows: with `"same"` it is Paddle's, 1e-5
-            rounded to float32.
+            activation is negative, as LAB can make it. Batch norm's epsilon follows: with `"same"` it is Paddle's,
+            1e-5 rounded to float32.
 
     Source: PaddleClas `ppcls/arch/backbone/legendary_models/pp_hgnet_v2.py`, class `PPHGNetV2`.
+
+    Example:
+
+        >>> config = hgnetv2_hf.PPHGNetV2Config.from_variant("b0", num_labels=10)
+        >>> config.use_learnable_affine_block, config.class_expand, config.pool_padding
+        (True, 2048, 'same')
     """
 
     model_type = "pp_hgnet_v2"
@@ -297,7 +312,7 @@ class PPHGNetV2Config(HGNetV2Config):
 
     @property
     def batch_norm_eps(self):
-        """Paddle keeps the epsilon of 1e-5 as a float32 number, which shows where a variance is as small; others do not."""
+        """Paddle keeps 1e-5 as a float32 number, which shows where a variance is as small; others do not."""
         return PADDLE_EPSILON if self.pool_padding == "same" else 1e-5
 
     def check_architecture(self):

@@ -1,4 +1,4 @@
-"""The image processor: PaddleClas's evaluation transform, to the pixel with PIL, to the same geometry with torchvision.
+"""PaddleClas's evaluation transform: equal in every bit with PIL, of the same geometry with torchvision.
 
 Source: PaddleClas ``deploy/python/preprocess.py``: decode to RGB, ``ResizeImage(resize_short, interpolation="bicubic",
 backend="pil")``, ``CropImage``, ``NormalizeImage(scale=1/255, order="")``.
@@ -60,15 +60,22 @@ class HGNetV2ImageProcessor(SavesCode, BaseImageProcessor):
         do_center_crop (`bool`, defaults to `True`), crop_size (`dict` or `int`, defaults to 224×224): crop at
             `((width - crop) // 2, (height - crop) // 2)`.
         do_rescale (`bool`, defaults to `True`), rescale_factor (`float`, defaults to 1/255).
-        do_normalize (`bool`, defaults to `True`), image_mean, image_std: one value per channel, ImageNet's by default. A single
-            one, `[0.449]`, stands for a network with one channel: its images become grey (PIL's `L`) after the step to RGB.
+        do_normalize (`bool`, defaults to `True`), image_mean, image_std: one value per channel, ImageNet's by default.
+            A single one, `[0.449]`, stands for a network with one channel: its images become grey (PIL's `L`) after
+            the step to RGB.
 
     Images may be paths, URLs, PIL images, arrays or tensors (height × width, or with 1, 3 or 4 channels first or last;
     `uint8`, `uint16`, or floats in 0…1), single, as a list of mixed sizes, or as a batch with four dimensions.
 
     Raises:
-        `ValueError`: an image cannot be read or interpreted, its resized form has more than 2**29 pixels, or the crop is
-            larger than the resized image (as in PaddleClas).
+        `ValueError`: an image cannot be read or interpreted, its resized form has more than 2**29 pixels, or the crop
+            is larger than the resized image (as in PaddleClas).
+
+    Example:
+
+        >>> processor = hgnetv2_hf.HGNetV2ImageProcessor(size={"shortest_edge": 236})
+        >>> processor(PIL.Image.new("RGB", (640, 480)), return_tensors="pt").pixel_values.shape
+        torch.Size([1, 3, 224, 224])
     """
 
     model_input_names = ["pixel_values"]
@@ -118,8 +125,8 @@ class HGNetV2ImageProcessor(SavesCode, BaseImageProcessor):
             kwargs: any option of the constructor, for this call.
 
         Returns:
-            `BatchFeature`: `pixel_values`, float32, `(batch, channels, crop height, crop width)`; 3 channels, or 1 (see
-            `image_mean`).
+            `BatchFeature`: `pixel_values`, float32, `(batch, channels, crop height, crop width)`; 3 channels, or 1
+            (see `image_mean`).
         """
         options = self._options(kwargs)
         arrays = [self._process(image, options) for image in _as_images(images, input_data_format)]
@@ -149,8 +156,8 @@ class HGNetV2ImageProcessor(SavesCode, BaseImageProcessor):
         pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
         if not options["do_rescale"] and not options["do_normalize"]:
             return pixels
-        # The order and precision of PaddleClas's NormalizeImage, so that every bit agrees; a row at a time, because NumPy is
-        # slow on an innermost dimension of 3.
+        # The order and precision of PaddleClas's NormalizeImage, so that every bit agrees; a row at a time, because
+        # NumPy is slow on an innermost dimension of 3.
         height, width, channels = pixels.shape
         rows = pixels.reshape(height, width * channels).astype("float32")
         if options["do_rescale"]:
@@ -182,8 +189,14 @@ else:
 
     class HGNetV2ImageProcessorFast(HGNetV2ImageProcessor, _TorchvisionBase):
         r"""
-        The same transform with torchvision: same geometry, faster, and on `device="cuda"` if asked. Interpolation rounds
-        differently: within 2 grey levels of PIL on photos; at most 32 on noise, for tall images that shrink.
+        The same transform with torchvision: same geometry, faster, and on `device="cuda"` if asked. Interpolation
+        rounds differently: within 2 grey levels of PIL on photos; at most 32 on noise, for tall images that shrink.
+
+        Example:
+
+            >>> processor = hgnetv2_hf.HGNetV2ImageProcessorFast(size={"shortest_edge": 236})
+            >>> processor(PIL.Image.new("RGB", (640, 480)), return_tensors="pt").pixel_values.shape
+            torch.Size([1, 3, 224, 224])
         """
 
         slow_image_processor_class = HGNetV2ImageProcessor
@@ -266,8 +279,8 @@ def _resized(width, height, size):
 def _crop_box(width, height, crop_size):
     if crop_size["width"] > width or crop_size["height"] > height:
         raise ValueError(
-            f"The crop of {crop_size['width']}×{crop_size['height']} is larger than the resized image of {width}×{height}; "
-            "raise `size` or lower `crop_size`."
+            f"The crop of {crop_size['width']}×{crop_size['height']} is larger than the resized image of "
+            f"{width}×{height}; raise `size` or lower `crop_size`."
         )
     left = (width - crop_size["width"]) // 2
     top = (height - crop_size["height"]) // 2
@@ -275,7 +288,7 @@ def _crop_box(width, height, crop_size):
 
 
 def _resize_and_crop(image, width, height, resample, box):
-    """``image.resize((width, height), resample).crop(box)``, byte for byte, in bounded memory for images like 1 × 5000.
+    """``image.resize((width, height), resample).crop(box)``, byte for byte, in bounded memory for 1 × 5000 pixels.
 
     PIL enlarges in two passes, columns first, and rounds to bytes in between. Doing the passes one by one, strip by
     strip, gives the same bytes. When the height shrinks PIL may begin with the rows, so it is left to PIL then.
@@ -325,8 +338,8 @@ def to_rgb(image):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(
-                f"{subject} of mode {image.mode} with values from {values.min()} to {values.max()} has no defined scale; "
-                "convert it to 8 or 16 bits first."
+                f"{subject} of mode {image.mode} with values from {values.min()} to {values.max()} has no defined "
+                "scale; convert it to 8 or 16 bits first."
             )
         image = PIL.Image.fromarray((values // 256).astype("uint8"))
     elif image.mode == "F":
@@ -359,7 +372,8 @@ def _as_images(images, input_data_format):
         arrays = images if images.ndim == 4 else [images]
         return [_from_array(array, input_data_format) for array in arrays]
     raise ValueError(
-        f"Cannot read an image from {type(images).__name__}; expected a path, a URL, a PIL image, an array or a tensor."
+        f"Cannot read an image from {type(images).__name__}; expected a path, a URL, a PIL image, an array or a "
+        "tensor."
     )
 
 

@@ -1,7 +1,8 @@
 """PP-HGNetV2, from the smallest block to the whole models.
 
-The trunk keeps the order of operations and the tensor names of Transformers' ``hgnet_v2``, so the same weights give the
-same bits. The head of ``PPHGNetV2ForImageClassification`` is PaddleClas's (``pp_hgnet_v2.py``, class ``PPHGNetV2``).
+The trunk keeps the order of operations and the tensor names of Transformers' ``hgnet_v2``, so the same weights give
+the same bits. The head of ``PPHGNetV2ForImageClassification`` is PaddleClas's (``pp_hgnet_v2.py``, class
+``PPHGNetV2``).
 """
 
 from typing import TYPE_CHECKING, Optional, Union
@@ -60,7 +61,7 @@ class HGNetV2DropPath(nn.Module):
 
 
 class PPHGNetV2Dropout(nn.Module):
-    """Paddle's dropout in mode ``downscale_in_infer``: drops without rescaling, and evaluation multiplies by ``1 - p``."""
+    """Paddle's dropout ``downscale_in_infer``: drops without rescaling, and evaluation multiplies by ``1 - p``."""
 
     def __init__(self, drop_prob):
         super().__init__()
@@ -160,8 +161,8 @@ class HGNetV2Embeddings(HGNetV2CheckpointedLayer):
             raise ValueError("`pixel_values` is required: a tensor of shape (batch, channels, height, width).")
         if pixel_values.shape[1] != self.num_channels:
             raise ValueError(
-                f"`pixel_values` has {pixel_values.shape[1]} channels in dimension 1; `num_channels` of the configuration "
-                f"is {self.num_channels}."
+                f"`pixel_values` has {pixel_values.shape[1]} channels in dimension 1; `num_channels` of the "
+                f"configuration is {self.num_channels}."
             )
         embedding = self.stem1(pixel_values)
         padded = F.pad(embedding, (0, 1, 0, 1))
@@ -275,6 +276,15 @@ class HGNetV2Encoder(nn.Module):
 
 
 class HGNetV2PreTrainedModel(PreTrainedModel):
+    """What all models share: their configuration, and how weights start and are shared out.
+
+    Example:
+
+        >>> config = hgnetv2_hf.HGNetV2Config.from_variant("b0")
+        >>> isinstance(hgnetv2_hf.HGNetV2Backbone(config), hgnetv2_hf.HGNetV2PreTrainedModel)
+        True
+    """
+
     config_class = HGNetV2Config
     base_model_prefix = "hgnetv2"
     main_input_name = "pixel_values"
@@ -309,8 +319,9 @@ class HGNetV2PreTrainedModel(PreTrainedModel):
 class PaddleArithmetic:
     """What distinguishes `pp_hgnet_v2` in every model: Paddle's epsilon, and its own initial weights.
 
-    Kaiming-normal convolutions, as PaddleClas starts them, with what keeps fresh activations at one scale in evaluation mode
-    too: gain 1 where no activation follows, and residual branches divided by the number of blocks of their stage.
+    Kaiming-normal convolutions, as PaddleClas starts them, with what keeps fresh activations at one scale in
+    evaluation mode too: gain 1 where no activation follows, and residual branches divided by the number of blocks of
+    their stage.
     """
 
     def post_init(self):
@@ -327,7 +338,16 @@ class PaddleArithmetic:
 
 
 class HGNetV2Model(HGNetV2PreTrainedModel):
-    """The trunk with global average pooling on top."""
+    """The trunk with global average pooling on top.
+
+    Example:
+
+        >>> model = hgnetv2_hf.HGNetV2Model(hgnetv2_hf.HGNetV2Config.from_variant("b0")).eval()
+        >>> with torch.inference_mode():
+        ...     outputs = model(torch.zeros(1, 3, 64, 96))
+        >>> outputs.last_hidden_state.shape, outputs.pooler_output.shape
+        (torch.Size([1, 1024, 2, 3]), torch.Size([1, 1024]))
+    """
 
     _keys_to_ignore_on_load_unexpected = [r"^fc\.", r"^last_conv\.", r"^lab\."]
 
@@ -368,7 +388,17 @@ class HGNetV2Model(HGNetV2PreTrainedModel):
 
 
 class HGNetV2Backbone(BackboneMixin, HGNetV2PreTrainedModel):
-    """The trunk as a backbone: returns the maps that ``config.out_features`` names."""
+    """The trunk as a backbone: returns the maps that ``config.out_features`` names.
+
+    Example:
+
+        >>> config = hgnetv2_hf.HGNetV2Config.from_variant("b0", out_features=["stage3", "stage4"])
+        >>> model = hgnetv2_hf.HGNetV2Backbone(config).eval()
+        >>> with torch.inference_mode():
+        ...     outputs = model(torch.zeros(1, 3, 64, 96))
+        >>> [tuple(feature_map.shape) for feature_map in outputs.feature_maps]
+        [(1, 512, 4, 6), (1, 1024, 2, 3)]
+    """
 
     has_attentions = False
     _keys_to_ignore_on_load_unexpected = [r"^fc\.", r"^last_conv\.", r"^lab\."]
@@ -410,7 +440,17 @@ class HGNetV2Backbone(BackboneMixin, HGNetV2PreTrainedModel):
 
 
 class HGNetV2ForImageClassification(HGNetV2PreTrainedModel):
-    """Transformers' own head: a linear layer on the pooled features. PaddleClas's is `PPHGNetV2ForImageClassification`."""
+    """Transformers' own head: a linear layer on the pooled features.
+
+    Example:
+
+        >>> config = hgnetv2_hf.HGNetV2Config.from_variant("b0", num_labels=10)
+        >>> model = hgnetv2_hf.HGNetV2ForImageClassification(config).eval()
+        >>> with torch.inference_mode():
+        ...     outputs = model(torch.zeros(2, 3, 64, 64), labels=torch.tensor([0, 1]))
+        >>> outputs.logits.shape, outputs.loss.shape
+        (torch.Size([2, 10]), torch.Size([]))
+    """
 
     def __init__(self, config):
         super().__init__(config)
@@ -441,8 +481,8 @@ class HGNetV2ForImageClassification(HGNetV2PreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`): normalised images.
-            labels (*optional*): class indices `(batch,)` for cross entropy, floats `(batch, num_labels)` in 0…1 for the
-                multi-label loss, floats `(batch,)` for regression with one label.
+            labels (*optional*): class indices `(batch,)` for cross entropy, floats `(batch, num_labels)` in 0…1 for
+                the multi-label loss, floats `(batch,)` for regression with one label.
             output_hidden_states (`bool`, *optional*): also return the maps of the stem and of every stage.
             return_dict (`bool`, *optional*): a `ModelOutput` (default) or a tuple.
 
@@ -463,19 +503,51 @@ class HGNetV2ForImageClassification(HGNetV2PreTrainedModel):
 
 
 class PPHGNetV2Model(PaddleArithmetic, HGNetV2Model):
-    """The trunk as PaddleClas computes it, with global average pooling on top."""
+    """The trunk as PaddleClas computes it, with global average pooling on top.
+
+    Example:
+
+        >>> model = hgnetv2_hf.PPHGNetV2Model(hgnetv2_hf.PPHGNetV2Config.from_variant("b0")).eval()
+        >>> with torch.inference_mode():
+        ...     outputs = model(torch.zeros(1, 3, 64, 64))
+        >>> outputs.pooler_output.shape
+        torch.Size([1, 1024])
+    """
 
     config_class = PPHGNetV2Config
 
 
 class PPHGNetV2Backbone(PaddleArithmetic, HGNetV2Backbone):
-    """The trunk as PaddleClas computes it, as a backbone."""
+    """The trunk as PaddleClas computes it, as a backbone.
+
+    Example:
+
+        >>> model = hgnetv2_hf.PPHGNetV2Backbone(hgnetv2_hf.PPHGNetV2Config.from_variant("b0")).eval()
+        >>> with torch.inference_mode():
+        ...     outputs = model(torch.zeros(1, 3, 64, 64))
+        >>> outputs.feature_maps[-1].shape
+        torch.Size([1, 1024, 2, 2])
+    """
 
     config_class = PPHGNetV2Config
 
 
 class PPHGNetV2ForImageClassification(PaddleArithmetic, HGNetV2ForImageClassification):
-    """PaddleClas's classifier: average pool, 1×1 convolution without bias, ReLU, LAB, dropout, linear layer."""
+    """PaddleClas's classifier: average pool, 1×1 convolution without bias, ReLU, LAB, dropout, linear layer.
+
+    Example:
+
+        >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
+        >>> processor = hgnetv2_hf.HGNetV2ImageProcessor.from_pretrained("digits")
+        >>> model = hgnetv2_hf.PPHGNetV2ForImageClassification.from_pretrained("digits").eval()
+        >>> image = Path(hgnetv2_hf.__file__).parent / "assets" / "digits" / "digit_7.png"
+        >>> with torch.inference_mode():
+        ...     outputs = model(**processor(image, return_tensors="pt"))
+        >>> outputs.logits.shape
+        torch.Size([1, 10])
+        >>> model.config.id2label[outputs.logits.argmax().item()]
+        '7'
+    """
 
     config_class = PPHGNetV2Config
 
@@ -505,10 +577,10 @@ class PPHGNetV2ForImageClassification(PaddleArithmetic, HGNetV2ForImageClassific
 
 
 # Gradient checkpointing runs a layer's forward again during the backward pass, and `nn.BatchNorm2d` would move its
-# running statistics both times. PyTorch offers `context_fn` for the second run, but not in the form with re-entry, which older
-# Transformers choose by default, and `torch.compile` accepts no context there that swaps buffers. `track_running_stats`
-# cannot be switched off either: the second run would save other tensors than the first, which the checkpoint refuses.
-# What would end this: a batch norm in PyTorch that knows when it is recomputed.
+# running statistics both times. PyTorch offers `context_fn` for the second run, but not in the form with re-entry,
+# which older Transformers choose by default, and `torch.compile` accepts no context there that swaps buffers.
+# `track_running_stats` cannot be switched off either: the second run would save other tensors than the first, which
+# the checkpoint refuses. What would end this: a batch norm in PyTorch that knows when it is recomputed.
 class _CountsTheBatchOnce:
     """A function that runs twice: the second time the layer's batch norms move copies of their statistics."""
 

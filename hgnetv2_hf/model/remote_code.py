@@ -9,10 +9,10 @@ import shutil
 from pathlib import Path
 
 
-# Transformers 4.56 copies from a folder only the files that the loaded one itself imports, not what those import in turn.
-# So the three entry files (configuration, model, image processor) name all the others, under `if TYPE_CHECKING` where they
-# use none of them: the loader reads such imports, and Python does not run them. They can go with the last supported
-# version that does not follow imports (5.23 does).
+# Transformers 4.56 copies from a folder only the files that the loaded one itself imports, not what those import in
+# turn. So the three entry files (configuration, model, image processor) name all the others, under `if TYPE_CHECKING`
+# where they use none of them: the loader reads such imports, and Python does not run them. They can go with the last
+# supported version that does not follow imports (5.23 does).
 CODE_FILES = (
     "compat.py",
     "configuration_hgnetv2.py",
@@ -35,7 +35,7 @@ AUTO_MAPS = {
         "AutoBackbone": "modeling_hgnetv2.PPHGNetV2Backbone",
         "AutoModelForImageClassification": "modeling_hgnetv2.PPHGNetV2ForImageClassification",
     },
-    # A plain string: Transformers 4.56 cannot read the two-form list, and 5.x would prefer torchvision, which is not exact.
+    # A plain string: Transformers 4.56 cannot read the two-form list, and 5.x would take inexact torchvision.
     "image_processor": {"AutoImageProcessor": "image_processing_hgnetv2.HGNetV2ImageProcessor"},
 }
 
@@ -59,7 +59,8 @@ class SavesCode:
         return result
 
     def _upload_modified_files(self, working_dir, *args, **kwargs):
-        # `save_pretrained(push_to_hub=True)` uploads before it returns, through this private method of `PushToHubMixin`. It
-        # can go when `save_pretrained` copies the code of a class that came from a folder with `auto_map`.
+        # `save_pretrained(push_to_hub=True)` uploads before it returns, through this private method of
+        # `PushToHubMixin`. It can go when `save_pretrained` copies the code of a class that came from a folder with
+        # `auto_map`.
         write_code(working_dir)
         return super()._upload_modified_files(working_dir, *args, **kwargs)

@@ -1,7 +1,8 @@
 """The published architectures of PP-HGNetV2, as data.
 
 Sources: PaddleClas ``ppcls/arch/backbone/legendary_models/pp_hgnet_v2.py`` (b0 to b6) and DEIMv2
-``engine/backbone/hgnetv2.py`` (pico, femto, atto: b0 cut to three stages). RT-DETR calls b4, b5 and b6 "L", "X" and "H".
+``engine/backbone/hgnetv2.py`` (pico, femto, atto: b0 cut to three stages). RT-DETR calls b4, b5 and b6 "L", "X" and
+"H".
 """
 
 from typing import NamedTuple

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .run import Trained, train
     from .trainer import ClassifierTrainer
 
-# The same names again for the interpreter: `Trainer` costs seconds of imports, and the command line reads the recipes only.
+# The same names again for the interpreter: `Trainer` costs seconds of imports, and the command line reads the recipes
+# only.
 _MODULE_OF = {
     "Augmentation": "augmentation",
     "ClassifierTrainer": "trainer",

@@ -1,10 +1,11 @@
 """PaddleClas's training transform: random crop, flip, RandAugment, normalisation, random erasing.
 
 Source: PaddleClas ``ppcls/configs/ImageNet/PPHGNetV2`` (``RandCropImage``, ``RandFlipImage``, ``TimmAutoAugment``,
-``NormalizeImage``, ``RandomErasing``) and ``ppcls/data/preprocess/ops``. RandAugment and random erasing are timm's there, and here.
+``NormalizeImage``, ``RandomErasing``) and ``ppcls/data/preprocess/ops``. RandAugment and random erasing are timm's
+there, and here.
 
-Every random decision is a function of a key (seed, epoch, image), so an image looks the same whichever process, worker or
-resumed run prepares it.
+Every random decision is a function of a key (seed, epoch, image), so an image looks the same whichever process, worker
+or resumed run prepares it.
 """
 
 import contextlib
@@ -27,11 +28,12 @@ class Augmentation:
     """
     Args:
         size (`tuple[int, int]`): height and width of what the network gets.
-        crop_scale, crop_ratio (`tuple[float, float]`): of the random crop's area and aspect ratio; PaddleClas's defaults.
-        shift (`float`, defaults to 0): with 0, the crop is PaddleClas's: anywhere inside the image, ``crop_scale`` in the image's
-            area. Above 0 it keeps the scale that an evaluation shows: ``crop_scale`` in the area of the largest square, also above
-            1, moved along the longer side, and in both directions by up to this share of the square's side; where that leaves the
-            image, its border is repeated.
+        crop_scale, crop_ratio (`tuple[float, float]`): of the random crop's area and aspect ratio; PaddleClas's
+            defaults.
+        shift (`float`, defaults to 0): with 0, the crop is PaddleClas's: anywhere inside the image, ``crop_scale`` in
+            the image's area. Above 0 it keeps the scale that an evaluation shows: ``crop_scale`` in the area of the
+            largest square, also above 1, moved along the longer side, and in both directions by up to this share of
+            the square's side; where that leaves the image, its border is repeated.
         flip (`float`, defaults to 0.5): probability of a horizontal flip.
         rand_augment (`str`, defaults to `"rand-m7-mstd0.5-inc1"`): timm's notation, `"none"` for none.
         random_erasing (`float`, defaults to 0.25): probability; the erased pixels are noise.
@@ -69,7 +71,8 @@ class Augmentation:
         self._std = np.array(self.image_std, dtype="float32")
 
     def __call__(self, image: PIL.Image.Image, key: Optional[tuple] = None) -> torch.Tensor:
-        """An RGB image to a float32 tensor (3, height, width), its channels last in memory. ``key`` decides all randomness."""
+        """An RGB image to a float32 tensor (3, height, width), its channels last in memory. ``key`` decides all
+        randomness."""
         with _seeded(key) if key is not None else contextlib.nullcontext():
             image = self._random_zoom(image) if self.shift else self._random_crop(image)
             if random.random() < self.flip:

@@ -33,11 +33,11 @@ class DistillationTrainer(ClassifierTrainer):
     Trains a student on the answers of a frozen teacher; labels are only looked at in the evaluation.
 
     Args:
-        teacher (`nn.Module`): any Transformers image classifier with the student's classes in the same order. It is set to
-            evaluation mode, gets no gradients, and runs in the precision that training runs in.
+        teacher (`nn.Module`): any Transformers image classifier with the student's classes in the same order. It is
+            set to evaluation mode, gets no gradients, and runs in the precision that training runs in.
         distillation_loss (`"ce"` or `"kl"`, defaults to `"ce"`): see [`soft_cross_entropy`] and [`symmetric_kl`].
-        renormalise (`tuple`, *optional*): `(scale, shift)`, each `(1, 3, 1, 1)`, from the student's normalised pixels to the
-            teacher's.
+        renormalise (`tuple`, *optional*): `(scale, shift)`, each `(1, 3, 1, 1)`, from the student's normalised pixels
+            to the teacher's.
         args, kwargs: those of [`ClassifierTrainer`].
 
     Raises:
@@ -49,7 +49,8 @@ class DistillationTrainer(ClassifierTrainer):
         student_classes, teacher_classes = self.model.config.id2label, teacher.config.id2label
         if dict(student_classes) != dict(teacher_classes):
             raise TrainingError(
-                f"The teacher's {len(teacher_classes)} classes are not the student's {len(student_classes)}, in the same order."
+                f"The teacher's {len(teacher_classes)} classes are not the student's {len(student_classes)}, in the "
+                "same order."
             )
         self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
         self.distillation_loss = DISTILLATION_LOSSES[distillation_loss]

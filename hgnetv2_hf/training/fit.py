@@ -136,8 +136,8 @@ def prepare_model(model, options, args, show):
 
 
 def schedule(plan: Plan, images: Optional[int], is_fresh: bool, show) -> TrainingArguments:
-    """A copy of the plan's arguments with what depends on the number of images (``None`` of a stream): the rate, the steps of
-    warm-up, and whether a last batch of one image is left out."""
+    """A copy of the plan's arguments with what depends on the number of images (``None`` of a stream): the rate, the
+    steps of warm-up, and whether a last batch of one image is left out."""
     args = copy.copy(plan.args)
     batch = args.per_device_train_batch_size * max(1, args.n_gpu) * args.world_size
     per_step = batch * args.gradient_accumulation_steps
@@ -156,8 +156,8 @@ def schedule(plan: Plan, images: Optional[int], is_fresh: bool, show) -> Trainin
         args.dataloader_drop_last = True
         show("the last image of each epoch is left out: batch norm needs more than one")
     show(
-        f"plan: {total} steps of {per_step} images, learning rate {args.learning_rate:.4g} after {args.warmup_steps:g} steps "
-        "of warm-up"
+        f"plan: {total} steps of {per_step} images, learning rate {args.learning_rate:.4g} after "
+        f"{args.warmup_steps:g} steps of warm-up"
     )
     return args
 
@@ -209,7 +209,8 @@ def _keep_five_best(logits, labels):
 
 
 class Measure:
-    """`Trainer`'s `compute_metrics`. What it returns is logged as numbers, so the confusion of the last evaluation stays here."""
+    """`Trainer`'s `compute_metrics`. What it returns is logged as numbers, so the confusion of the last evaluation
+    stays here."""
 
     def __init__(self, classes):
         self.classes, self.confusion = classes, None
@@ -230,8 +231,8 @@ def _readable_errors(work, *kinds):
         message = sentence(error)
         if isinstance(error, SafetensorError) or "inline_container" in message or "PytorchStreamWriter" in message:
             message = (
-                f"Cannot write a checkpoint into {work} (is the disk full?): {message[:200]}; the same command continues "
-                "after the last whole one."
+                f"Cannot write a checkpoint into {work} (is the disk full?): {message[:200]}; the same command "
+                "continues after the last whole one."
             )
         elif not isinstance(error, kinds):
             raise

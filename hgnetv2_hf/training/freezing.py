@@ -1,7 +1,7 @@
 """What stays as it is while the rest trains, with the arguments of PaddleDetection and D-FINE.
 
-Source: ``freeze_at``, ``freeze_stem_only`` and ``freeze_norm`` of PaddleDetection ``ppdet/modeling/backbones/hgnet_v2.py`` and
-of D-FINE ``src/nn/backbone/hgnetv2.py``.
+Source: ``freeze_at``, ``freeze_stem_only`` and ``freeze_norm`` of PaddleDetection
+``ppdet/modeling/backbones/hgnet_v2.py`` and of D-FINE ``src/nn/backbone/hgnetv2.py``.
 """
 
 import dataclasses
@@ -13,7 +13,8 @@ from ..structure import is_network
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that computes as in evaluation while the model trains. The names of its tensors are those of batch norm."""
+    """Batch norm that computes as in evaluation while the model trains. The names of its tensors are those of batch
+    norm."""
 
     def __init__(self, normalization):
         super().__init__(normalization.num_features, normalization.eps, normalization.momentum)
@@ -40,11 +41,12 @@ def freeze(model: nn.Module, freeze_at: int = -1, freeze_stem_only: bool = True,
 
     Args:
         model (`nn.Module`): a classifier, a backbone or a detector.
-        freeze_at (`int`, defaults to -1): at 0 or more the parameters of the stem are frozen and, unless `freeze_stem_only`,
-            those of the stages up to this index (0 is the first stage). Batch norm's statistics keep moving, as in the originals.
+        freeze_at (`int`, defaults to -1): at 0 or more the parameters of the stem are frozen and, unless
+            `freeze_stem_only`, those of the stages up to this index (0 is the first stage). Batch norm's statistics
+            keep moving, as in the originals.
         freeze_stem_only (`bool`, defaults to `True`): no stage, whatever `freeze_at` says.
-        freeze_norm (`bool`, defaults to `False`): every batch norm of the network computes as in evaluation: statistics,
-            weight and bias stand still.
+        freeze_norm (`bool`, defaults to `False`): every batch norm of the network computes as in evaluation:
+            statistics, weight and bias stand still.
 
     Returns:
         [`Frozen`]: how much was frozen.

@@ -18,8 +18,8 @@ FILE = "moving_average.pt"
 
 class MovingAverage:
     """
-    The average of a model's weights, for any training loop: `update()` after each step, `with average.applied():` to evaluate
-    or save.
+    The average of a model's weights, for any training loop: `update()` after each step, `with average.applied():` to
+    evaluate or save.
 
     Args:
         model (`nn.Module`): the model that trains; not wrapped by FSDP, whose processes hold parts of it.

@@ -1,4 +1,5 @@
-"""The options of `train` beside `TrainingArguments`: names, defaults and help in one table, for Python and the command line."""
+"""The options of `train` beside `TrainingArguments`: names, defaults and help in one table, for Python and the command
+line."""
 
 import dataclasses
 import typing
@@ -23,8 +24,9 @@ def option(default: Any, help: str, **more: Any) -> Any:
     Args:
         default: `None` where the recipe, or what is trained, gives it.
         help (`str`): for the command line and for Python; `%(default)s` stands for the default.
-        more: for the field's metadata: `details` (`str`: goes on after `help`, in Python only), `metavar`, `choices`, `flag` (that
-            turns a `True` off, where it is not ``--no-`` and the name), `range` (`"positive"` or `"probability"`: what the
+        more: for the field's metadata: `details` (`str`: goes on after `help`, in Python only), `metavar`, `choices`,
+            `flag` (that turns a `True` off, where it is not ``--no-`` and the name), `range` (`"positive"` or
+                `"probability"`: what the
             command line takes).
     """
     return dataclasses.field(default=default, metadata={"help": help, **more})
@@ -43,7 +45,8 @@ class Options:
 
     recipe: str = option(
         "auto",
-        "the defaults of what follows: for small data, or PaddleClas's for ImageNet (default: %(default)s, by the images seen)",
+        "the defaults of what follows: for small data, or PaddleClas's for ImageNet (default: %(default)s, by the "
+        "images seen)",
         choices=NAMES,
         details="; see `recipe.py`",
     )

@@ -99,8 +99,8 @@ def check_request(request, args):
     options = request.options
     if args.world_size != number_of_processes():
         raise TrainingError(
-            f"The launcher started {number_of_processes()} processes, and {args.world_size} would train together: start one "
-            "process per GPU, or pass --use_cpu."
+            f"The launcher started {number_of_processes()} processes, and {args.world_size} would train together: "
+            "start one process per GPU, or pass --use_cpu."
         )
     if options.class_weights and options.teacher is not None:
         raise TrainingError("--class-weights is about labels, which --teacher does not look at.")

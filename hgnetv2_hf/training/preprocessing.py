@@ -9,7 +9,8 @@ from .augmentation import Augmentation
 
 
 class Preprocessing:
-    """An image processor as the transform of a data set: the key, which decides randomness elsewhere, changes nothing."""
+    """An image processor as the transform of a data set: the key, which decides randomness elsewhere, changes
+    nothing."""
 
     def __init__(self, processor):
         self.processor = processor
@@ -62,7 +63,8 @@ def normalisation(processor):
 
 
 def between(processor, other):
-    """Scale and shift from one processor's normalised pixels to another's, each `(1, 3, 1, 1)`; ``None`` where they are the same."""
+    """Scale and shift from one processor's normalised pixels to another's, each `(1, 3, 1, 1)`; ``None`` where they
+    are the same."""
     (mean, std), (other_mean, other_std) = (
         [np.array(values[name]) / values["rescale_factor"] for name in ("image_mean", "image_std")]
         for values in map(normalisation, (processor, other))

@@ -1,8 +1,8 @@
 """Learning rates and weight decay per parameter, as PaddleClas sets them.
 
-Source: PaddleClas ``ppcls/arch/backbone/legendary_models/pp_hgnet_v2.py``: ``lr_mult_list`` multiplies the rate of the stem and
-of each stage, LAB learns at 0.01 of its layer's rate (``lab_lr``), and batch norm's weight and bias carry ``L2Decay(0.0)``.
-Everything else decays, LAB and the bias of ``fc`` included.
+Source: PaddleClas ``ppcls/arch/backbone/legendary_models/pp_hgnet_v2.py``: ``lr_mult_list`` multiplies the rate of the
+stem and of each stage, LAB learns at 0.01 of its layer's rate (``lab_lr``), and batch norm's weight and bias carry
+``L2Decay(0.0)``. Everything else decays, LAB and the bias of ``fc`` included.
 """
 
 from collections.abc import Sequence
@@ -28,18 +28,18 @@ def parameter_groups(
     Parameter groups for any optimizer of PyTorch: `torch.optim.SGD(parameter_groups(model, 0.5), momentum=0.9)`.
 
     Args:
-        model (`nn.Module`): a classifier, a backbone, a detector, of this package or of stock Transformers. Models without the
-            network get the same rules for normalisation and biases.
+        model (`nn.Module`): a classifier, a backbone, a detector, of this package or of stock Transformers. Models
+            without the network get the same rules for normalisation and biases.
         learning_rate (`float`): the rate of a parameter whose multiplier is 1.
         weight_decay (`float`, defaults to 2e-5): of all parameters but those of normalisation layers.
-        lr_mult_list (`list[float]`, *optional*): multipliers for the stem and each stage, PaddleClas's and PaddleDetection's
-            `lr_mult_list`; 1 for all by default. Heads, necks and decoders keep 1.
+        lr_mult_list (`list[float]`, *optional*): multipliers for the stem and each stage, PaddleClas's and
+            PaddleDetection's `lr_mult_list`; 1 for all by default. Heads, necks and decoders keep 1.
         lab_lr_mult (`float`, defaults to 0.01): LAB's rate relative to its layer's.
         exempt_biases_and_lab (`bool`, defaults to `False`): no decay for biases and LAB either.
 
     Returns:
-        `list[dict]`: groups with `params`, `lr`, `weight_decay`, and `name` (`"stage3 LAB"`). Every parameter that requires a
-        gradient is in exactly one.
+        `list[dict]`: groups with `params`, `lr`, `weight_decay`, and `name` (`"stage3 LAB"`). Every parameter that
+        requires a gradient is in exactly one.
 
     Raises:
         `ValueError`: a rate is negative, or `lr_mult_list` does not fit the network.
@@ -85,7 +85,8 @@ def _places(model, lr_mult_list):
         multipliers = [1.0] * len(parts) if lr_mult_list is None else list(lr_mult_list)
         if len(multipliers) != len(parts):
             raise ValueError(
-                f"`lr_mult_list` has {len(multipliers)} multipliers; this network needs {len(parts)}: {', '.join(parts)}."
+                f"`lr_mult_list` has {len(multipliers)} multipliers; this network needs {len(parts)}: "
+                f"{', '.join(parts)}."
             )
         for (place, part), multiplier in zip(parts.items(), multipliers):
             places.update({parameter: (place, multiplier) for parameter in part.parameters()})

@@ -1,4 +1,5 @@
-"""What `train` does unless told otherwise, as data: a row per recipe, in the words of `TrainingArguments` and `Options`."""
+"""What `train` does unless told otherwise, as data: a row per recipe, in the words of `TrainingArguments` and
+`Options`."""
 
 import math
 import os
@@ -25,8 +26,9 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    # PaddleClas ppcls/configs/ImageNet/PPHGNetV2/PPHGNetV2_B*.yaml, made for 1.28 million images and 200 epochs. It says that
-    # fine-tuning needs a lower rate than 0.5. `tests/programs/compare_optimizers.py` compares the optimizers.
+    # PaddleClas ppcls/configs/ImageNet/PPHGNetV2/PPHGNetV2_B*.yaml, made for 1.28 million images and 200 epochs. It
+    # says that fine-tuning needs a lower rate than 0.5. `tests/programs/compare_optimizers.py` compares the
+    # optimizers.
     "imagenet": Recipe(
         epochs=200,
         batch_size=128,
@@ -43,7 +45,8 @@ RECIPES = {
         augmented_from=0,
         ema=None,
     ),
-    # For hundreds to tens of thousands of images. What was measured, and what was not, stands in the README.md of this folder.
+    # For hundreds to tens of thousands of images. What was measured, and what was not, stands in the README.md of this
+    # folder.
     "small": Recipe(
         epochs=30,
         batch_size=32,
@@ -130,7 +133,8 @@ def training_arguments(recipe):
 
 
 def learning_rate(recipe, optim, is_fresh, images_per_step):
-    """The rate for this optimizer (`TrainingArguments.optim`), fresh or trained weights, and the images of one step."""
+    """The rate for this optimizer (`TrainingArguments.optim`), fresh or trained weights, and the images of one
+    step."""
     fresh, trained = recipe.sgd_rates if optim == "sgd" else recipe.other_rates
     rate = fresh if is_fresh else trained
     return rate * math.pow(images_per_step / recipe.images_per_step, recipe.rate_power) if optim == "sgd" else rate

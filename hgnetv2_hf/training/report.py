@@ -37,8 +37,9 @@ def close_to_chance(metrics):
     finding = evaluation.close_to_chance(metrics["accuracy"], [row["images"] for row in metrics["per_class"].values()])
     return finding and (
         f"{finding}: look at the data with --draw-data 8, and try more "
-        f"epochs (--num_train_epochs, {metrics['epochs']:g} now), another --learning_rate ({metrics['learning_rate']:.3g} now), "
-        "smaller steps (--per_device_train_batch_size) or weaker augmentation (--recipe small)."
+        f"epochs (--num_train_epochs, {metrics['epochs']:g} now), another --learning_rate "
+        f"({metrics['learning_rate']:.3g} now), smaller steps (--per_device_train_batch_size) or weaker augmentation "
+        "(--recipe small)."
     )
 
 
@@ -82,7 +83,8 @@ def _as_drawn(tensor, augmentation):
 
 
 def draw_curves(metrics, path):
-    """Draws loss, rate and, where there is one, accuracy over the epochs into ``path``. Returns ``False`` where matplotlib is missing."""
+    """Draws loss, rate and, where there is one, accuracy over the epochs into ``path``. Returns ``False`` where
+    matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -149,8 +151,8 @@ def model_card(metrics, start, where, has_curves):
             "",
             f"# {title}",
             "",
-            f"Trained with hgnetv2_hf on {data_name} ({metrics['train_images'] or 'a stream of'} images, {metrics['classes']} classes): "
-            f"{_figures(metrics)}.{skipped}",
+            f"Trained with hgnetv2_hf on {data_name} ({metrics['train_images'] or 'a stream of'} images, "
+            f"{metrics['classes']} classes): {_figures(metrics)}.{skipped}",
             "",
             *(f"- {note}" for note in start.notes),
             *([f"- teacher: {teacher}"] if teacher else []),

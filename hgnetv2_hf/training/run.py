@@ -1,7 +1,7 @@
 """``hgnetv2-hf train``: a recipe on Hugging Face ``Trainer``, from data to a folder that `pipeline` takes.
 
-While it runs, everything lies in ``OUTPUT.training``: checkpoints, logs and what was asked for. The same command continues after
-the last whole checkpoint. ``OUTPUT`` appears at the end, complete, and ``OUTPUT.training`` goes.
+While it runs, everything lies in ``OUTPUT.training``: checkpoints, logs and what was asked for. The same command
+continues after the last whole checkpoint. ``OUTPUT`` appears at the end, complete, and ``OUTPUT.training`` goes.
 """
 
 import contextlib
@@ -47,13 +47,15 @@ def train(
 
     Args:
         data (`str`): an image folder, the name of a data set of the `datasets` library, or `"digits"`.
-        model (`str`): a classifier's folder or repository, a weight file or published name, or a variant (`"b0"`) with fresh
-            weights. Any Transformers image classifier; options that are about stages need an HGNetV2.
+        model (`str`): a classifier's folder or repository, a weight file or published name, or a variant (`"b0"`) with
+            fresh weights. Any Transformers image classifier; options that are about stages need an HGNetV2.
         output_dir (`str`): the folder to write: model, labels, image processor, card, `metrics.json`, `curves.png`.
         options ([`Options`], *optional*)
-        overwrite (`bool`, defaults to `False`): replace an existing folder, and start anew where another run was interrupted.
+        overwrite (`bool`, defaults to `False`): replace an existing folder, and start anew where another run was
+            interrupted.
         show (callable, defaults to `print`): receives lines of text.
-        training_arguments: every argument of `TrainingArguments` but `output_dir`; the defaults are those of `recipe.py`.
+        training_arguments: every argument of `TrainingArguments` but `output_dir`; the defaults are those of
+            `recipe.py`.
 
     Returns:
         [`Trained`]

@@ -1,4 +1,5 @@
-"""The model that training starts from: a folder, a repository, a published name, a weight file, or a variant with fresh weights."""
+"""The model that training starts from: a folder, a repository, a published name, a weight file, or a variant with
+fresh weights."""
 
 import dataclasses
 import os
@@ -35,7 +36,8 @@ def needs_conversion(name):
 
 
 def shown_name(name):
-    """How cards call a model, data or a teacher: paths mean nothing on another machine, and some of them are temporary."""
+    """How cards call a model, data or a teacher: paths mean nothing on another machine, and some of them are
+    temporary."""
     return Path(name).name if os.path.exists(name) else name
 
 
@@ -45,8 +47,8 @@ def load_starting_point(name, classes, from_scratch=False, head="auto"):
         name (`str`): a classifier's folder or repository, or a variant, which starts with fresh weights.
         classes (`list[str]` or `None`): of the data; `None` for images without labels, which need the model's own.
         from_scratch (`bool`): fresh weights, whatever the folder holds.
-        head (`"auto"`, `"keep"` or `"new"`): the last layer. `"auto"` keeps it when the names of the classes are the model's, and
-            makes a new one when they have nothing in common.
+        head (`"auto"`, `"keep"` or `"new"`): the last layer. `"auto"` keeps it when the names of the classes are the
+            model's, and makes a new one when they have nothing in common.
 
     Returns:
         [`StartingPoint`]
@@ -83,14 +85,15 @@ def load_starting_point(name, classes, from_scratch=False, head="auto"):
 def _load(name):
     if not os.path.isdir(name) and "/" not in str(name):
         raise TrainingError(
-            f"There is no folder {name}, and no variant (b0 … b6, l, x, h) or published checkpoint of this name (see `hgnetv2-hf list`)."
+            f"There is no folder {name}, and no variant (b0 … b6, l, x, h) or published checkpoint of this name (see "
+            "`hgnetv2-hf list`)."
         )
     try:
         config = AutoConfig.from_pretrained(name)
         if not any("ForImageClassification" in each for each in config.architectures or []):
             raise TrainingError(
-                f"{name} is no image classifier but {', '.join(config.architectures or ['unknown'])}; convert a classifier, "
-                "or start from a variant (b0 … b6)."
+                f"{name} is no image classifier but {', '.join(config.architectures or ['unknown'])}; convert a "
+                "classifier, or start from a variant (b0 … b6)."
             )
         if getattr(config, "num_channels", 3) != 3:
             raise TrainingError(f"{name} takes images of {config.num_channels} channels; training prepares RGB only.")
@@ -125,9 +128,9 @@ def _decide_head(name, own, classes, head, from_scratch):
     common = set(own) & set(classes)
     if common:
         raise TrainingError(
-            f"The labels contradict each other: {len(common)} of the {len(classes)} classes of the data are among the {len(own)} "
-            f"of {name}, for example {sorted(common)[0]!r}. Say --head new for a new last layer with the classes of the data, or "
-            "--head keep to go on with those of the model."
+            f"The labels contradict each other: {len(common)} of the {len(classes)} classes of the data are among "
+            f"the {len(own)} of {name}, for example {sorted(common)[0]!r}. Say --head new for a new last layer with "
+            "the classes of the data, or --head keep to go on with those of the model."
         )
     return False, classes, f"classes: {len(classes)} of the data, a new last layer"
 

@@ -19,6 +19,12 @@ def set_drop_path_rate(model: nn.Module, drop_path_rate: float) -> int:
 
     Raises:
         `ValueError`: the rate is not in [0, 1), or the model holds no HGNetV2 block.
+
+    Example:
+
+        >>> model = hgnetv2_hf.HGNetV2Model(hgnetv2_hf.HGNetV2Config.from_variant("b4"))
+        >>> hgnetv2_hf.set_drop_path_rate(model, 0.1)
+        2
     """
     from ..model.modeling_hgnetv2 import HGNetV2DropPath
 

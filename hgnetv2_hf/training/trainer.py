@@ -22,7 +22,8 @@ class ClassifierTrainer(Trainer):
     """
     `Trainer` for an image classifier as PaddleClas trains it.
 
-    - Every parameter has the rate and decay that [`parameter_groups`] gives it; every `optim` of `TrainingArguments` works, and
+    - Every parameter has the rate and decay that [`parameter_groups`] gives it; every `optim` of `TrainingArguments`
+    works, and
       `sgd` has PaddleClas's momentum of 0.9.
     - Labels are smoothed (`label_smoothing_factor`) while training; the evaluation's loss is the plain cross entropy.
     - The loss is the mean over the images of a step, with `gradient_accumulation_steps` too.
@@ -120,10 +121,11 @@ def at_least_float32(logits):
 
 
 class AverageStatistics(TrainerCallback):
-    """The rule for batch norm's buffers with several processes: where they are read, they are the average over the processes.
+    """The rule for batch norm's buffers with several processes: where they are read, they are the average over the
+    processes.
 
-    Between two readings each process moves its own; DDP sends those of the first process around before each forward, FSDP does
-    not. Where every process has a GPU, DDP can compute common statistics instead (`SyncBatchNorm`).
+    Between two readings each process moves its own; DDP sends those of the first process around before each forward,
+    FSDP does not. Where every process has a GPU, DDP can compute common statistics instead (`SyncBatchNorm`).
     """
 
     def __init__(self, trainer):
@@ -149,8 +151,8 @@ class AverageStatistics(TrainerCallback):
 class Reproduce(TrainerCallback):
     """Makes what is random a function of the step, so that a resumed run goes on as if nothing had happened.
 
-    Checkpoints hold the generators' states, but data loaders draw from them when their workers start, which a resumed run
-    does at another time; and accelerate does not tell the data set the epoch of a resumed run.
+    Checkpoints hold the generators' states, but data loaders draw from them when their workers start, which a resumed
+    run does at another time; and accelerate does not tell the data set the epoch of a resumed run.
     """
 
     def __init__(self, trainer):
@@ -171,14 +173,14 @@ class StopAtNaN(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not math.isfinite((logs or {}).get("loss", 0.0)):
             raise TrainingError(
-                f"The training loss is {logs['loss']} after step {state.global_step}: lower the learning rate, or look for NaN in "
-                "the weights it started from."
+                f"The training loss is {logs['loss']} after step {state.global_step}: lower the learning rate, or "
+                "look for NaN in the weights it started from."
             )
 
 
 class StopEarly(TrainerCallback):
-    """Ends a training whose accuracy has not risen for some evaluations. The log, which checkpoints hold, is all that it
-    remembers, so a resumed run stops where an uninterrupted one would."""
+    """Ends a training whose accuracy has not risen for some evaluations. The log, which checkpoints hold, is all that
+    it remembers, so a resumed run stops where an uninterrupted one would."""
 
     def __init__(self, patience):
         self.patience = patience

@@ -1,4 +1,5 @@
-"""The folder beside the output in which a training run lives until it is done: what was asked for, checkpoints, logs."""
+"""The folder beside the output in which a training run lives until it is done: what was asked for, checkpoints,
+logs."""
 
 import contextlib
 import json
@@ -77,13 +78,13 @@ def _difference(folder, found, settings):
     if different == [DATA]:
         before, now = (each.get(DATA) or {} for each in (found, settings))
         return (
-            f"The data are not those that the run interrupted in {folder} started with (then {before.get('images')}, now "
-            f"{now.get('images')} images), so images that it learnt from could be validated on. Restore the data, choose another "
-            "output, or pass --overwrite to start anew."
+            f"The data are not those that the run interrupted in {folder} started with (then {before.get('images')}, "
+            f"now {now.get('images')} images), so images that it learnt from could be validated on. Restore the data, "
+            "choose another output, or pass --overwrite to start anew."
         )
     return (
-        f"{folder} holds an interrupted run with another choice of {', '.join(different)}. Repeat its command to finish it, choose "
-        "another output, or pass --overwrite to start anew."
+        f"{folder} holds an interrupted run with another choice of {', '.join(different)}. Repeat its command to "
+        "finish it, choose another output, or pass --overwrite to start anew."
     )
 
 

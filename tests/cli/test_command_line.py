@@ -60,7 +60,8 @@ def test_the_shipped_checkpoint_is_small():
 
 @pytest.mark.slow
 def test_the_documented_command_trains_the_shipped_checkpoint_again(tmp_path):
-    """The two lines of the training's README: at least 99 per cent, and a file that converts to the same image processor."""
+    """The two lines of the training's README: at least 99 per cent, and a file that converts to the same image
+    processor."""
     pytest.importorskip("sklearn", reason="scikit-learn comes with the extra [test]")
     text = (Path(hgnetv2_hf.__file__).parent / "training" / "README.md").read_text(encoding="utf-8")
     commands = re.findall(r"^(?:OMP_NUM_THREADS=1 )?hgnetv2-hf (.*digits-new.*)$", text, flags=re.MULTILINE)

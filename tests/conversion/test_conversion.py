@@ -309,7 +309,8 @@ def bad_files(tensors, tmp_path, write):
 
 BAD = (
     "missing folder empty truncated text command eval no_dictionary no_array no_tensors torch old_torch other_network "
-    "lacks_a_tensor lacks_the_stem has_an_extra_tensor wrong_shape wrong_dimensions two_for_one nan integers claims_terabytes split_nonsense deep_key endless_shape deep_memo"
+    "lacks_a_tensor lacks_the_stem has_an_extra_tensor wrong_shape wrong_dimensions two_for_one nan integers "
+    "claims_terabytes split_nonsense deep_key endless_shape deep_memo"
 ).split()
 
 
@@ -491,7 +492,7 @@ def _convert_in_a_child(source, target, overwrite):
 @pytest.mark.slow
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_killed_at_fifty_moments_the_target_is_complete_or_absent_and_the_next_run_succeeds(tmp_path, overwrite):
-    """The children are forked from a server that has imported everything, so that the moments fall into the conversion."""
+    """The children are forked from a server that has imported everything, so the moments fall into the conversion."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hgnetv2_hf.conversion", "hgnetv2_hf.model.modeling_hgnetv2", "test_conversion"])
     target = tmp_path / "target"

@@ -159,8 +159,8 @@ OTHER_SIZES = {
 def published_file(key, manifest, variant, fields, folder, num_labels):
     """A file as the original program writes it for another size, and the model of Transformers that it holds.
 
-    The names are those of the golden manifest (plus the projections that only other sizes have); shapes and values are those
-    of a fresh model of Transformers.
+    The names are those of the golden manifest (plus the projections that only other sizes have); shapes and values are
+    those of a fresh model of Transformers.
     """
     detector = DETECTORS[key]
     kinds = {
@@ -345,7 +345,7 @@ def test_published_detectors_are_in_the_table():
 
 @pytest.mark.slow
 def test_in_every_model_that_holds_an_hgnetv2_outputs_and_losses_equal_stock(tmp_path):
-    """Default configurations of the installed Transformers, found by looking inside; one seed, training with denoising too."""
+    """Default configurations of the installed Transformers, found by looking inside; one seed, denoising too."""
     from every_model import answers, build, types_with_hgnetv2
 
     script = PROGRAMS / "every_model.py"
@@ -469,7 +469,7 @@ def test_a_backbone_that_does_not_fit_is_refused_by_name_and_changes_nothing(fre
 
 @pytest.mark.slow
 def test_fine_tuning_from_a_random_head_learns_a_small_set_and_its_folder_detects(tmp_path, capsys):
-    """The documented example: sixteen canvases, and what it saves goes through the command line and stock's pipeline."""
+    """The documented example: sixteen canvases, then the command line and stock's pipeline."""
     pytest.importorskip("torchvision", reason="torchvision comes with the extra [detection]")
     from finetune_detector import finetune
 
@@ -553,7 +553,8 @@ def test_detect_lists_a_bad_image_with_its_error_and_numbers_equal_names(detecto
 
 def test_detect_works_without_torchvision_and_its_labels_can_be_read(detector_folder, tmp_path):
     PIL.Image.new("RGB", (1600, 1200)).save(tmp_path / "image.png")
-    code = "import sys; sys.modules['torchvision'] = None\nfrom hgnetv2_hf import cli\nfrom hgnetv2_hf.inference import detect\nsys.exit(cli.main(sys.argv[1:]))"
+    code = "import sys; sys.modules['torchvision'] = None\nfrom hgnetv2_hf import cli\n"
+    code += "from hgnetv2_hf.inference import detect\nsys.exit(cli.main(sys.argv[1:]))"
     arguments = ["detect", tmp_path / "image.png", "--model", detector_folder, "--output", tmp_path / "out"]
     run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300)
     assert "0 objects in 1 image ->" in run.stdout, run.stderr[-2000:]

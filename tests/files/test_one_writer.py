@@ -1,4 +1,4 @@
-"""Whatever writes somewhere is the only one that does; a second run stops with a sentence, and a killed one is in nobody's way."""
+"""Whatever writes somewhere is the only one that does; a second run stops, and a killed one is in nobody's way."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""Publishing: model cards, uploads through the real client to a local Hub, and what loads from there without the package."""
+"""Publishing: model cards, uploads by the real client to a local Hub, what loads from there without the package."""
 
 import json
 import os

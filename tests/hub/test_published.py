@@ -213,7 +213,7 @@ def test_a_full_disk_is_one_sentence(server, tmp_path, monkeypatch):
 
 
 def test_timms_checkpoints_come_from_the_hub(tmp_path):
-    """Through the real client, from a local server; a process of its own, because the client reads its address once."""
+    """Through the real client, from a local server; in a new process, because the client reads its address once."""
     from safetensors.torch import save_file
 
     from hgnetv2_hf.conversion.layouts import LAYOUTS, rename, rename_back

@@ -198,7 +198,8 @@ def test_signals_are_handled_after_openvino_models_are_gone(exported_digits):
     code = (
         "import os, signal, sys\nfrom hgnetv2_hf.inference.runtime import load_exported\n"
         "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\n"
-        "one, two = (load_exported(sys.argv[1]) for _ in range(2))\ndel one\ndel two\nos.kill(os.getpid(), signal.SIGUSR1)\n"
+        "one, two = (load_exported(sys.argv[1]) for _ in range(2))\ndel one\ndel two\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
     )
     run = subprocess.run([sys.executable, "-c", code, exported_digits("openvino")], capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (0, "handled\n"), run.stderr[-2000:]

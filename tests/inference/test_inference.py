@@ -238,7 +238,8 @@ def test_remote_code_is_recognised(tiny_fields, tmp_path, monkeypatch):
     code = f"""
 import torch, transformers, hgnetv2_hf
 hgnetv2_hf.unregister()
-model = transformers.AutoModelForImageClassification.from_pretrained({str(tmp_path / "folder")!r}, trust_remote_code=True).eval()
+loader = transformers.AutoModelForImageClassification
+model = loader.from_pretrained({str(tmp_path / "folder")!r}, trust_remote_code=True).eval()
 assert type(model).__module__.startswith("transformers_modules"), type(model)
 x = torch.randn(2, 3, 64, 64)
 difference = (hgnetv2_hf.optimize_for_inference(model)(x).logits - model(x).logits).abs().max()

@@ -237,7 +237,7 @@ def test_fresh_pp_models_neither_vanish_nor_explode_at_depth(name, training):
 
 @pytest.mark.parametrize("name", ["b0", "b6"])
 def test_fresh_hgnet_v2_models_start_as_stock_and_train_without_vanishing(name):
-    """Stock's initialisation, kept bit for bit (rule: drop-in), relies on batch statistics; so it is checked with them."""
+    """Stock's initialisation, kept bit for bit (drop-in), relies on batch statistics; so it is checked with them."""
     torch.manual_seed(0)
     model = HGNetV2Backbone(HGNetV2Config.from_variant(name)).train()
     with torch.no_grad():
@@ -247,7 +247,7 @@ def test_fresh_hgnet_v2_models_start_as_stock_and_train_without_vanishing(name):
 
 
 def test_missing_weights_are_initialised(build, tmp_path):
-    """A checkpoint without LAB, batch norm and head loads into a network that has them, and nothing is left undefined."""
+    """A checkpoint without LAB, batch norm and head loads into a network that has them; nothing is left undefined."""
     from safetensors.torch import load_file, save_file
 
     model = build(PPHGNetV2ForImageClassification)

@@ -2,9 +2,10 @@
 
     python tests/programs/benchmark_classify.py [--photos 1000]
 
-Makes JPEG photos of many sizes from those that scikit-image and scikit-learn ship, gives both programs a B0 with the same
-weights, lets `pipeline` choose its best batch size on a part of the photos, and prints images per second, the ratio, and how many
-labels differ from those of the exact path (the plain float32 network behind the same image processor).
+Makes JPEG photos of many sizes from those that scikit-image and scikit-learn ship, gives both programs a B0 with the
+same weights, lets `pipeline` choose its best batch size on a part of the photos, and prints images per second, the
+ratio, and how many labels differ from those of the exact path (the plain float32 network behind the same image
+processor).
 """
 
 import argparse
@@ -55,7 +56,8 @@ def make_photos(folder, count, seed=0):
 
 
 def make_model(folder, files):
-    """B0 with random weights and a last layer fitted (ridge regression) to tell apart the originals that the photos are made of."""
+    """B0 with random weights and a last layer fitted (ridge regression) to tell apart the originals that the photos
+    are made of."""
     torch.manual_seed(0)
     trunk = hgnetv2_hf.PPHGNetV2Model(hgnetv2_hf.PPHGNetV2Config.from_variant("b0")).eval()
     config = hgnetv2_hf.HGNetV2Config.from_variant("b0", num_labels=ORIGINALS)

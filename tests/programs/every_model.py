@@ -2,14 +2,16 @@
 
     python every_model.py OUT_FOLDER
 
-Run without this package, it leaves what stock Transformers built, saved and computed, for a comparison with the same seed.
+Run without this package, it leaves what stock Transformers built, saved and computed, for a comparison with the same
+seed.
 """
 
 import sys
 
 
 def types_with_hgnetv2():
-    """Model types of the installed Transformers whose default configuration holds an HGNetV2, found by looking inside."""
+    """Model types of the installed Transformers whose default configuration holds an HGNetV2, found by looking
+    inside."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     found = []
@@ -52,7 +54,8 @@ def build(model_type, seed=0):
 
 
 def answers(model, seed=1):
-    """Everything that the model returns in evaluation mode and, for detectors, the loss and its parts in training mode."""
+    """Everything that the model returns in evaluation mode and, for detectors, the loss and its parts in training
+    mode."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)

@@ -2,8 +2,9 @@
 
     python finetune_detector.py OUT_DIR [--steps 600]
 
-An RT-DETR with an HGNetV2 backbone starts from the weights of the digits checkpoint that ships with the package; neck, decoder
-and heads start at random. Replace the data set and ``"digits"`` by your own and by ``"PPHGNetV2_B4_ssld_stage1"``.
+An RT-DETR with an HGNetV2 backbone starts from the weights of the digits checkpoint that ships with the package; neck,
+decoder and heads start at random. Replace the data set and ``"digits"`` by your own and by
+``"PPHGNetV2_B4_ssld_stage1"``.
 """
 
 import argparse

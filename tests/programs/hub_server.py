@@ -1,8 +1,9 @@
-"""A local server that speaks the endpoints of the Hub which `huggingface_hub` uses for models, with failures on request.
+"""A local server that speaks the endpoints of the Hub which `huggingface_hub` uses for models, with failures on
+request.
 
-Used as a context manager; ``server.url`` is its address, ``server.repositories`` what it holds, ``server.requests`` what it
-was asked. ``server.fail(method, pattern, *failures)`` makes the next matching requests fail: an HTTP status, ``"cut"`` (the
-connection ends in the middle of the body) or ``"slow"`` (the answer takes a second).
+Used as a context manager; ``server.url`` is its address, ``server.repositories`` what it holds, ``server.requests``
+what it was asked. ``server.fail(method, pattern, *failures)`` makes the next matching requests fail: an HTTP status,
+``"cut"`` (the connection ends in the middle of the body) or ``"slow"`` (the answer takes a second).
 """
 
 import base64
@@ -54,7 +55,8 @@ class HubServer:
         self._server.server_close()
 
     def environment(self, home, token=TOKEN):
-        """Environment variables with which `huggingface_hub` talks to this server (and uses LFS: xet is a service apart)."""
+        """Environment variables with which `huggingface_hub` talks to this server (and uses LFS: xet is a service
+        apart)."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),

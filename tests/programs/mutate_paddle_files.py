@@ -2,9 +2,10 @@
 
     python tests/programs/mutate_paddle_files.py [--count 10000] [--seed 0] [--jobs 2]
 
-The mutations are bit flips, truncations, repeated and exchanged pieces, and spliced opcodes, dangerous ones among them. Each
-conversion is watched: it may start no program, open no connection and write nowhere but in its own folder (by Python's audit
-hook), take at most 5 seconds (a watchdog ends the process), and add at most 1 GiB to the memory of the process.
+The mutations are bit flips, truncations, repeated and exchanged pieces, and spliced opcodes, dangerous ones among
+them. Each conversion is watched: it may start no program, open no connection and write nowhere but in its own folder
+(by Python's audit hook), take at most 5 seconds (a watchdog ends the process), and add at most 1 GiB to the memory of
+the process.
 """
 
 import argparse
@@ -198,8 +199,9 @@ def run(count, seed, jobs, show=print):
         results = list(tqdm(pool.map(run_chunk, chunks), total=len(chunks), desc="mutated files", unit=f"×{CHUNK}"))
     converted, refused, slowest, added, problems = zip(*results)
     show(
-        f"{sum(converted) + sum(refused)} of {count} mutated files: {sum(converted)} converted, {sum(refused)} refused; slowest "
-        f"{max(slowest):.2f} s, memory added {max(added) / 2**20:.0f} MiB; {sum(map(len, problems))} problems"
+        f"{sum(converted) + sum(refused)} of {count} mutated files: {sum(converted)} converted, {sum(refused)} "
+        f"refused; slowest {max(slowest):.2f} s, memory added {max(added) / 2**20:.0f} MiB; "
+        f"{sum(map(len, problems))} problems"
     )
     for problem in sum(problems, []):
         show(f"  {problem}")

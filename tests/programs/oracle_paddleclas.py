@@ -3,7 +3,8 @@
 python oracle_paddleclas.py network REQUEST.npz ANSWER.npz     the real PPHGNetV2, as `convert --verify` runs it
 python oracle_paddleclas.py transform REQUEST.npz ANSWER.npz   the real evaluation transform
 python oracle_paddleclas.py resize REQUEST.npz ANSWER.npz      PaddleDetection's resize: OpenCV, cubic
-python oracle_paddleclas.py training REQUEST.npz ANSWER.npz    rates and decay of every parameter, and steps with Paddle's Momentum
+python oracle_paddleclas.py training REQUEST.npz ANSWER.npz    rates and decay of every parameter, and steps with
+Paddle's Momentum
 """
 
 import sys
@@ -41,7 +42,8 @@ def transform(request):
 
 
 def resize(request):
-    """PaddleDetection's ``Resize`` with ``interp: 2`` and ``keep_ratio: False``, which calls OpenCV with scale factors."""
+    """PaddleDetection's ``Resize`` with ``interp: 2`` and ``keep_ratio: False``, which calls OpenCV with scale
+    factors."""
     import cv2
 
     pixels, side = request["pixels"], float(request["side"])
@@ -50,7 +52,8 @@ def resize(request):
 
 
 def training(request):
-    """Steps of PaddleClas's network with Paddle's optimizer and losses, in float64; the rates and decay it attached."""
+    """Steps of PaddleClas's network with Paddle's optimizer and losses, in float64; the rates and decay it
+    attached."""
     import paddle
     import paddle.nn.functional as F
     from paddleclas.ppcls.arch.backbone.legendary_models import pp_hgnet_v2
@@ -94,7 +97,8 @@ def training(request):
 
 
 def distillation(request):
-    """DistillationCELoss and DMLLoss of two sets of logits, with Paddle's own functions, as ppcls/loss composes them."""
+    """DistillationCELoss and DMLLoss of two sets of logits, with Paddle's own functions, as ppcls/loss composes
+    them."""
     import paddle
     import paddle.nn.functional as F
 

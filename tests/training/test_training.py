@@ -173,7 +173,8 @@ def test_an_image_looks_the_same_whoever_prepares_it():
 
 
 def test_random_crops_are_distributed_as_paddleclas_draws_them():
-    """The same numbers from Python's generator through the arithmetic of PaddleClas's `RandCropImage`, written down once more."""
+    """The same numbers from Python's generator through the arithmetic of PaddleClas's `RandCropImage`, written down
+    once more."""
     import math
     import random
 
@@ -275,7 +276,8 @@ def test_a_loss_that_is_no_number_ends_the_training(scans, tiny, tmp_path):
 def test_a_full_disk_gets_one_sentence_and_nothing_half_written(scans, tiny, tmp_path, monkeypatch):
     def fails(*args, **kwargs):
         raise RuntimeError(
-            "[enforce fail at inline_container.cc:783] PytorchStreamWriter failed writing file data/2: file write failed"
+            "[enforce fail at inline_container.cc:783] PytorchStreamWriter failed writing file data/2: file write "
+            "failed"
         )
 
     monkeypatch.setattr(torch, "save", fails)
@@ -458,7 +460,8 @@ def test_distillation_needs_no_labels_and_leaves_the_teacher_alone(scans, tiny, 
 
 
 def test_the_student_learns_the_teachers_answers(scans, tiny, tmp_path):
-    """From the teacher's own weights the soft cross entropy is the entropy of its answers, and the symmetric KL zero."""
+    """From the teacher's own weights the soft cross entropy is the entropy of its answers, and the symmetric KL
+    zero."""
     model = AutoModelForImageClassification.from_pretrained(tiny).eval()
     processor = hgnetv2_hf.HGNetV2ImageProcessor.from_pretrained(tiny)
     images = [PIL.Image.open(file) for file in sorted((scans / "train").rglob("*.png"))]
@@ -529,8 +532,8 @@ def launch(processes, arguments, environment=None, fails=False):
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 def test_two_processes_learn_as_one(scans, tiny, tmp_path, way):
-    """The same loss at each of 20 steps, batch norm frozen, and the same weights; killed and resumed, the same bits. Without
-    --use_cpu: on a machine without a GPU, processes that a launcher started train together on its CPUs."""
+    """The same loss at each of 20 steps, batch norm frozen, and the same weights; killed and resumed, the same bits.
+    Without --use_cpu: on a machine without a GPU, processes that a launcher started train together on its CPUs."""
     common = [
         "train",
         str(scans),
@@ -569,7 +572,7 @@ def test_two_processes_learn_as_one(scans, tiny, tmp_path, way):
     assert one.keys() == two_.keys()
     assert max((one[name] - two_[name]).abs().max().item() for name in one) < 1e-4
     if transformers.__version__.startswith("4."):
-        return  # on CPUs it cannot resume several processes: `torch.load` does not know the device "cpu:0" that it asks for
+        return  # on CPUs it cannot resume several processes: it asks `torch.load` for "cpu:0", which is unknown there
     (tmp_path / "sitecustomize.py").write_text(
         "import itertools, os, torch\nstep, count = torch.optim.SGD.step, itertools.count(1)\n"
         "torch.optim.SGD.step = lambda *a, **k: os._exit(9) if next(count) == 13 else step(*a, **k)\n"
@@ -605,10 +608,11 @@ def test_scripts_of_transformers_run_with_the_package_registered(tiny, tmp_path,
     script.write_text(
         "import argparse, sys\nfrom beside import NAME\n"
         "from transformers import AutoModelForImageClassification\n"
-        "parser = argparse.ArgumentParser()\nparser.add_argument('--model_name_or_path')\nparser.add_argument('--flag', action='store_true')\n"
-        "arguments = parser.parse_args()\n"
-        "model = AutoModelForImageClassification.from_pretrained(arguments.model_name_or_path)\n"
-        "print(__name__, NAME, type(model).__name__, type(model).__module__, arguments.flag)\nsys.exit(3)\n"
+        "parser = "
+        "argparse.ArgumentParser()\nparser.add_argument('--model_name_or_path')\nparser.add_argument('--flag', "
+        "action='store_true')\narguments = parser.parse_args()\nmodel = "
+        "AutoModelForImageClassification.from_pretrained(arguments.model_name_or_path)\nprint(__name__, NAME, "
+        "type(model).__name__, type(model).__module__, arguments.flag)\nsys.exit(3)\n"
     )
     command = [sys.executable, "-m", "hgnetv2_hf.cli", "run", str(script), "--model_name_or_path", str(tiny), "--flag"]
     run = subprocess.run(command, capture_output=True, text=True)
@@ -628,8 +632,8 @@ _EXAMPLE = """
 import sys
 import numpy as np, PIL.Image, torch
 from pathlib import Path
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, Trainer, TrainingArguments
-folder, data, trust = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "True"
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, Trainer,
+TrainingArguments folder, data, trust = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "True"
 (arguments,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(sys.argv[4:])
 config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
 processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust)

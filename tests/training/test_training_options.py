@@ -1,4 +1,5 @@
-"""The knobs of training, for any loop: rates and decay per parameter, freezing, moving average, losses, checkpointing."""
+"""The knobs of training, for any loop: rates and decay per parameter, freezing, moving average, losses,
+checkpointing."""
 
 import json
 import os
