@@ -246,7 +246,7 @@ def test_bad_requests_get_one_sentence_and_leave_nothing(digits_folder, tiny_fie
         error = capsys.readouterr().err
         assert re.search(message, error.splitlines()[-1]), error
         assert not (tmp_path / "out").exists()
-    with pytest.raises(ExportError, match="no model"):
+    with pytest.raises(InferenceError, match="no model"):
         load_exported(digits_folder)
 
 
