@@ -708,5 +708,5 @@ def test_a_student_of_b0s_shape_reaches_its_teacher(tmp_path):
     command += "--per_device_train_batch_size 64 --learning_rate 0.1".split()
     assert main(command) == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    teacher = 596 / 599  # what `quickstart` measures for the shipped checkpoint on the same images
+    teacher = 595 / 599  # what `quickstart` measures for the shipped checkpoint on the same images
     assert metrics["accuracy"] >= teacher - 0.01
