@@ -211,7 +211,7 @@ watch = Watch(corpus.parent)
 before = peak_memory()
 answers = {}
 for path in sorted(corpus.iterdir()):
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     try:
         convert_checkpoint(path, corpus.parent / "none")
         answer = "converted"
@@ -219,7 +219,8 @@ for path in sorted(corpus.iterdir()):
         answer = f"refused: {error}"
     except BaseException as error:
         answer = f"{type(error).__name__}: {error}"
-    answers[path.name] = [answer, time.perf_counter() - start, peak_memory() - before]
+    seconds = time.perf_counter() - start, time.process_time() - worked
+    answers[path.name] = [answer, *seconds, peak_memory() - before]
 print(json.dumps([answers, watch.seen]))
 """
 
@@ -240,9 +241,10 @@ def test_malicious_files_are_refused_without_effect_in_bounded_time_and_memory(t
     assert result.returncode == 0, (result.returncode, result.stderr[-3000:])
     answers, seen = json.loads(result.stdout.splitlines()[-1])
     assert len(answers) == len(list(corpus.iterdir())) > 75
-    for name, (answer, seconds, added) in answers.items():
+    for name, (answer, seconds, worked, added) in answers.items():
         assert answer.startswith("refused: ") and len(answer) < 1500, (name, answer[:300])
-        assert seconds < SECONDS and added < BYTES, (name, seconds, added)
+        # The processor's seconds; on a busy machine the clock's are several times as many.
+        assert worked < SECONDS and seconds < 10 * SECONDS and added < BYTES, (name, worked, seconds, added)
     assert seen == []
     assert not proof.exists() and not (tmp_path / "none").exists()
     assert "os.system" in answers["system"][0] and "othing was executed" in answers["system"][0]
@@ -261,4 +263,4 @@ def test_the_same_pickles_have_an_effect_when_they_are_unpickled(tmp_path):
 @pytest.mark.slow
 def test_mutated_files_convert_or_are_refused():
     """A fifth of what ``python tests/programs/mutate_paddle_files.py`` runs, with other seeds."""
-    assert run(count=2_000, seed=1, jobs=os.cpu_count())
+    assert run(count=2_000, seed=1, jobs=2)
