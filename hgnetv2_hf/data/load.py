@@ -42,7 +42,7 @@ def load_data(
         data = _digits()
     elif os.path.isdir(source) and not holds_datasets_files(source):
         data = read_class_folders(Path(source), needs_labels, class_folders)
-    elif source.startswith(("/", ".", "~")) or source.endswith("/") or source.count("/") > 1:  # no name on the Hub
+    elif not os.path.exists(source) and _is_path(source):
         raise DataError(f"There is no folder {source}.")
     else:
         data = read_dataset(source, image_column, label_column, config_name, streaming, seed)
@@ -55,6 +55,11 @@ def load_data(
         data = hold_out(data, validation_fraction, seed)
     check_classes(data)
     return data
+
+
+def _is_path(name):
+    """Whether a name cannot be a data set's on the Hub, which is called `name` or `user/name`."""
+    return name.startswith(("/", ".", "~")) or name.endswith("/") or name.count("/") > 1
 
 
 class _Scans(Sequence):

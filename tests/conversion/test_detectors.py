@@ -580,7 +580,7 @@ def test_detect_lists_names_that_are_not_text(detector_folder, tmp_path):
     "change, words",
     [
         ({"image": "/no/such/*.png"}, "no image"),
-        ({"model": "/no/such/model"}, "no detector"),
+        ({"model": "/no/such/model"}, "no folder /no/such/model"),
         ({"output": "used"}, "refuses to delete"),
     ],
 )
