@@ -350,7 +350,10 @@ def test_data_sets_of_the_library_are_taken_by_name_or_folder(scans, tiny, tmp_p
     assert one.metrics["accuracy"] == other.metrics["accuracy"]
 
 
-def test_streams_are_read_without_a_length(scans, tiny, tmp_path):
+def test_streams_are_read_without_a_length(scans, tiny, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="comes with the extra [train]")
+    # Five seconds at the end of every epoch of Parquet files, for threads that are still reading when Python ends.
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
     write_parquet(scans, tmp_path / "data", "image", "label", list("3210"), "validation", broken=5)
     options = Options(**NO_AUGMENTATION, streaming=True)
     result = quick(
