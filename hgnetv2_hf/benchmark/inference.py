@@ -315,7 +315,7 @@ def _draw_panel(axes, rows):
     rows = [row for row in rows if row["variant"] in accuracy]
     for backend in dict.fromkeys(row["backend"] for row in rows):
         points = [(row["milliseconds"], accuracy[row["variant"]]) for row in rows if row["backend"] == backend]
-        axes.plot(*zip(*points), marker="o", label=backend)
+        axes.plot(*zip(*points), marker="o", label=BACKENDS[backend])
     slowest = {row["variant"]: row for row in sorted(rows, key=lambda row: row["milliseconds"])}
     for variant, row in slowest.items():
         place = (row["milliseconds"], accuracy[variant])
