@@ -74,13 +74,14 @@ def _parser_of_training_arguments():
     """A parser that keeps what is given of `TrainingArguments`, and those of its flags that take a value too (``--bf16
     false``)."""
     from transformers import HfArgumentParser, TrainingArguments
+    from transformers.hf_argparser import string_to_bool
 
     parser = HfArgumentParser(TrainingArguments, **_PARSER, conflict_handler="resolve")
     flags = set()
     for action in parser._actions:
         if action.dest != "help":
             action.default, action.required, action.help = argparse.SUPPRESS, False, argparse.SUPPRESS
-        if action.nargs == "?" and action.const is True:
+        if action.type is string_to_bool:  # not `--fsdp` of 5.x, whose value is text
             flags.update(action.option_strings)
     return parser, flags
 

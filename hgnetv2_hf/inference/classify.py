@@ -285,7 +285,10 @@ def _journals(output, run, processes):
     names = [f".{output.name}.{key}.{index}.partial.jsonl" for index in range(processes.num_processes)]
     try:
         with contextlib.ExitStack() as stack:
-            yield [stack.enter_context(open(output.with_name(name), "a+", encoding="utf-8")) for name in names]
+            yield [
+                stack.enter_context(open(output.with_name(name), "a+", encoding="utf-8", errors="replace"))
+                for name in names
+            ]
         if processes.is_main_process:
             for journal in output.parent.glob(f".{glob.escape(output.name)}.*.partial.jsonl"):
                 journal.unlink()  # those of other models and options too: the output is there now

@@ -83,7 +83,7 @@ def load_exported(
         warnings.warn(
             f"OpenVINO does not compute {dtype} natively on this processor; {folder} runs in {computed}.",
             PrecisionWarning,
-            stacklevel=2,
+            stacklevel=3,  # `raised_as` is a frame too
         )
     is_classifier = names == ["logits"]
     return (ExportedImageClassifier if is_classifier else ExportedModel)(folder, names, run, computed)

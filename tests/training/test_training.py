@@ -109,11 +109,21 @@ def test_curves_have_a_panel_for_the_accuracy_only_where_it_was_measured(tmp_pat
     assert widths[0] / widths[1] == pytest.approx(2 / 3, rel=0.01)
 
 
-@pytest.mark.parametrize("before", [["--learning_rate", "0.1"], ["--use_cpu"], ["--use_cpu", "true"], ["--flip", "1"]])
+@pytest.mark.parametrize(
+    "before",
+    [
+        ["--learning_rate", "0.1"],
+        ["--use_cpu"],
+        ["--use_cpu", "true"],
+        ["--flip", "1"],
+        ["--fsdp", "full_shard auto_wrap"],
+    ],
+)
 def test_data_may_stand_behind_any_option(before):
     arguments = vars(train_command.parse([*before, "flowers", "--model", "b0", "--output", "out"]))
     assert (arguments["data"], arguments["model"], arguments["output"]) == ("flowers", "b0", "out")
     given = {"--learning_rate": ("learning_rate", 0.1), "--use_cpu": ("use_cpu", True), "--flip": ("flip", 1.0)}
+    given["--fsdp"] = ("fsdp", "full_shard auto_wrap")
     name, value = given[before[0]]
     assert arguments[name] == value
     for field in dataclasses.fields(Options):
