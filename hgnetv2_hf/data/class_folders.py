@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..files.images import find_images, is_image_name
+from ..files.images import find_images, is_image_name, walk
 from ..wording import counted
 from .decoding import open_image
 from .splits import VALIDATION_NAMES, Data, Split
@@ -143,9 +143,9 @@ def _images_beside_classes(parts):
 
 
 def _refuse_the_same_folder_twice(places):
-    """Links can make one folder two classes, or a part of both parts."""
+    """Links can make one folder, or one inside a class, belong to two classes, or to both parts."""
     seen = {}
-    for place in (place for each in places for place in each):
+    for place in (folder for each in places for root in each for folder, _ in walk(root)):
         real = os.path.realpath(place)
         if real in seen:
             raise DataError(

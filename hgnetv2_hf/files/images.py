@@ -40,15 +40,28 @@ def find_images(paths):
             raise DataError(f"There is no image {path}.")
 
 
+def walk(path):
+    """
+    Args:
+        path (`str` or `os.PathLike`): a folder.
+
+    Yields:
+        `tuple[str, list[str]]`: the folder and those inside, in order, with the names of their files; hidden ones are
+        left out, links followed, each folder once.
+    """
+    seen = set()
+    for folder, inside, names in os.walk(path, followlinks=True):
+        if (place := os.path.realpath(folder)) in seen:  # a link back to a folder above would never end
+            inside.clear()
+            continue
+        seen.add(place)
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        yield folder, names
+
+
 def _files(path):
     if os.path.isdir(path):
-        seen = set()
-        for folder, inside, names in os.walk(path, followlinks=True):
-            if (place := os.path.realpath(folder)) in seen:  # a link back to a folder above would never end
-                inside.clear()
-                continue
-            seen.add(place)
-            inside[:] = sorted(name for name in inside if not name.startswith("."))
+        for folder, names in walk(path):
             yield from (os.path.join(folder, name) for name in sorted(names) if is_image_name(name))
     elif os.path.exists(path):
         yield path
