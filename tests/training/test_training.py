@@ -645,8 +645,9 @@ _EXAMPLE = """
 import sys
 import numpy as np, PIL.Image, torch
 from pathlib import Path
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, Trainer,
-TrainingArguments folder, data, trust = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "True"
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser
+from transformers import Trainer, TrainingArguments
+folder, data, trust = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "True"
 (arguments,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(sys.argv[4:])
 config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
 processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust)
