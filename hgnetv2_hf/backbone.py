@@ -37,6 +37,7 @@ def load_backbone(
 
     Example:
 
+        >>> import hgnetv2_hf
         >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
         >>> backbone = hgnetv2_hf.load_backbone("digits", out_features=["stage2", "stage4"])
         >>> backbone.channels
@@ -82,6 +83,8 @@ class LoadedBackbone:
 
     Example:
 
+        >>> import torch
+        >>> import hgnetv2_hf
         >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
         >>> detector = torch.nn.ModuleDict({"backbone": hgnetv2_hf.load_backbone("digits")})
         >>> loaded = hgnetv2_hf.load_backbone_into(detector, "digits")
@@ -124,6 +127,9 @@ def load_backbone_into(model: torch.nn.Module, source: Union[str, os.PathLike]) 
 
     Example:
 
+        >>> import torch
+        >>> import transformers
+        >>> import hgnetv2_hf
         >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
         >>> config = transformers.AutoConfig.from_pretrained("digits")
         >>> config.out_features = ["stage3", "stage4"]

@@ -34,6 +34,8 @@ def register() -> None:
 
     Example:
 
+        >>> import transformers
+        >>> import hgnetv2_hf
         >>> hgnetv2_hf.register()
         >>> model = transformers.AutoModel.from_config(hgnetv2_hf.PPHGNetV2Config.from_variant("b0"))
         >>> type(model).__name__
@@ -54,6 +56,8 @@ def unregister() -> None:
 
     Example:
 
+        >>> import transformers
+        >>> import hgnetv2_hf
         >>> hgnetv2_hf.unregister()
         >>> "pp_hgnet_v2" in transformers.CONFIG_MAPPING
         False

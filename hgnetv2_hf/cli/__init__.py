@@ -25,7 +25,11 @@ def main(argv=None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (HGNetV2Error, OSError) as error:
+    except HGNetV2Error as error:
+        return fail(sentence(error))
+    except OSError as error:
+        if command is run:  # the script's own
+            raise
         return fail(sentence(error))
 
 

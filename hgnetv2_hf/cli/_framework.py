@@ -3,8 +3,7 @@ What the commands of ``hgnetv2-hf`` share. A command is a module beside this one
 with
 
 - ``add(commands)``: adds the command's parser to the others, and returns it;
-- ``run(arguments)``: does it; returns the exit status, or `None` for 0. Whatever costs seconds of imports is imported
-in there;
+- ``run(arguments)``: does it; returns the exit status, or `None` for 0. Imports that cost seconds stand in there;
 - ``parse(strings)``, *optional*: parses the command's own arguments where its parser takes seconds of imports too;
 - ``CONTINUES``, *optional*: what a person is told who interrupts it.
 """
@@ -69,7 +68,7 @@ def ends_at_sigterm():
     if threading.current_thread() is not threading.main_thread():  # where no handler can be set
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(fail("ended by SIGTERM.")))
     try:
         yield
     finally:
@@ -82,7 +81,7 @@ def warnings_in_one_line():
 
     def show(message, category, filename, lineno, file=None, line=None):
         if category.__module__.partition(".")[0] == _PACKAGE:
-            print(f"hgnetv2-hf: {message}", file=sys.stderr)
+            fail(message)
         else:
             sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 

@@ -1,5 +1,9 @@
 """``hgnetv2-hf quickstart``: from a PaddleClas file to labels, offline, with what ships with the package."""
 
+import os
+from pathlib import Path
+
+from ..errors import HGNetV2Error
 from ._framework import add_command
 
 
@@ -20,14 +24,14 @@ def quickstart(output_dir, show=print):
     Converts the shipped checkpoint, classifies the shipped scans through `pipeline`, and measures its accuracy.
 
     Args:
-        output_dir (`str` or `os.PathLike`): the folder to write; a model folder of an earlier run is replaced.
+        output_dir (`str` or `os.PathLike`): the folder to write; that of an earlier run is replaced.
         show (callable, defaults to `print`): receives each line of text.
 
     Returns:
         `float`: accuracy on the 599 held-out scans, 0…1.
 
     Raises:
-        `HGNetV2Error`: the folder cannot be written.
+        `HGNetV2Error`: the folder is somebody else's, or cannot be written.
     """
     from transformers import pipeline
 
@@ -35,6 +39,8 @@ def quickstart(output_dir, show=print):
     from ..data.digits import load_held_out
     from ..hub.published import ASSETS
 
+    if os.path.lexists(output_dir) and not _is_of_an_earlier_run(Path(output_dir)):
+        raise HGNetV2Error(f"{output_dir} is there and not of `quickstart`; choose another folder with --out.")
     show("1. Convert a PaddleClas checkpoint (handwritten digits) into a Transformers folder")
     show(str(convert_checkpoint("digits", output_dir, overwrite=True, verify=True)))
 
@@ -57,3 +63,9 @@ def quickstart(output_dir, show=print):
     show("  from transformers import pipeline")
     show(f'  classify = pipeline("image-classification", model="{output_dir}")')
     return right / len(labels)
+
+
+def _is_of_an_earlier_run(folder):
+    """Whether a folder's card says that it was converted from the shipped checkpoint, and no more."""
+    card = folder / "README.md"
+    return card.is_file() and "converted from `hgnetv2_digits.pdparams`" in card.read_text(encoding="utf-8")

@@ -88,6 +88,9 @@ def convert_checkpoint(
 
     Example:
 
+        >>> from pathlib import Path
+        >>> import transformers
+        >>> import hgnetv2_hf
         >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
         >>> sorted(path.name for path in Path("digits").glob("*.json"))
         ['config.json', 'preprocessor_config.json']

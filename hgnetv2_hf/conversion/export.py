@@ -27,6 +27,7 @@ class ExportReport:
 
     Example:
 
+        >>> import hgnetv2_hf
         >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
         >>> print(hgnetv2_hf.export_weights("digits", "digits.pdparams"))
         digits -> digits.pdparams
@@ -75,6 +76,7 @@ def export_weights(
 
     Example:
 
+        >>> import hgnetv2_hf
         >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
         >>> hgnetv2_hf.export_weights("digits", "digits.pth", layout="timm").num_tensors
         225

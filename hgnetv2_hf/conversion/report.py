@@ -15,6 +15,7 @@ class ConversionReport:
 
     Example:
 
+        >>> import hgnetv2_hf
         >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
         >>> report.layout, report.task, report.model_type
         ('paddleclas', 'classification', 'pp_hgnet_v2')
@@ -56,7 +57,8 @@ class ConversionReport:
         lines = [
             f"{self.source} -> {self.output_dir}",
             f"  {self.title}, {self.task}{head}: {tensors}, {self.num_parameters / 1e6:.2f} M parameters",
-            f"  layout {self.layout}, model type {self.model_type}, SHA-256 {self.sha256[:16]}…",
+            f"  layout {self.layout}, SHA-256 {self.sha256[:16]}…",
+            f"  model type {self.model_type}" + (f": {self.model_type_reason}" if self.model_type_reason else ""),
             "  assumed, because no tensor shows it:",
             *(f"    {field} = {value} ({reason})" for field, (value, reason) in self.assumed.items()),
             *(f"  left out: {what}" for what in self.left_out),

@@ -74,8 +74,8 @@ def read_class_folders(folder, needs_labels, class_folders):
         used += places.values()
     _refuse_the_same_folder_twice(used)
     understood = _understood(train_folder, validation_folder, classes, unused)
-    if class_folders == "inner":
-        understood += _images_beside_classes([train_folder, validation_folder])
+    if classes:
+        understood += _images_beside_classes([train_folder, validation_folder], class_folders == "inner")
     return Data(
         str(folder), train, validation, list(classes) or None, str(validation_folder or ""), understood=understood
     )
@@ -128,11 +128,12 @@ def _class_folders(folder, class_folders):
     )
 
 
-def _images_beside_classes(parts):
-    """A sentence on images that lie in an outer folder of these parts where the inner ones are the classes, if there
-    are any."""
-    outer = [Path(entry.path) for part in parts if part is not None for entry in _folders(part)]
-    counts = {folder: sum(map(_is_image, os.scandir(folder))) for folder in outer}
+def _images_beside_classes(parts, classes_are_inner):
+    """A sentence on images that lie beside the folders of the classes of these parts, if there are any."""
+    folders = [part for part in parts if part is not None]
+    if classes_are_inner:
+        folders += [Path(entry.path) for part in folders for entry in _folders(part)]
+    counts = {folder: sum(map(_is_image, os.scandir(folder))) for folder in folders}
     places = [str(folder) for folder, count in counts.items() if count]
     if not places:
         return []

@@ -43,7 +43,9 @@ def load_data(
     elif os.path.isdir(source) and not holds_datasets_files(source):
         data = read_class_folders(Path(source), needs_labels, class_folders)
     elif not os.path.exists(source) and _is_path(source):
-        raise DataError(f"There is no folder {source}.")
+        raise DataError(
+            f"There is no folder {source}; expected an image folder, a data set of the `datasets` library, or digits."
+        )
     else:
         data = read_dataset(source, image_column, label_column, config_name, streaming, seed)
         if streaming:

@@ -78,6 +78,9 @@ def classify(
         `InferenceError`: no images, no classifier, or the output cannot be written. An image that cannot be read is no
             error: its row says why.
     """
+    for name, value in (("top_k", top_k), ("batch_size", batch_size)):
+        if value < 1:
+            raise InferenceError(f"Unsupported {name} {value}: expected a positive whole number.")
     processes = _processes()
     with _claimed(output, overwrite, processes):
         return _classify(

@@ -115,6 +115,8 @@ def export_model(
 
     Example:
 
+        >>> from pathlib import Path
+        >>> import hgnetv2_hf
         >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
         >>> exported = hgnetv2_hf.export_model("digits", "digits-onnx", format="onnx")
         >>> sorted(path.name for path in Path("digits-onnx").iterdir() if path.suffix != ".py")

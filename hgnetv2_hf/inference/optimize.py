@@ -53,6 +53,8 @@ def optimize_for_inference(model: Model, dtype: Union[torch.dtype, str, None] = 
 
     Example:
 
+        >>> import torch
+        >>> import hgnetv2_hf
         >>> model = hgnetv2_hf.HGNetV2Model(hgnetv2_hf.HGNetV2Config.from_variant("b0")).eval()
         >>> optimized = hgnetv2_hf.optimize_for_inference(model)
         >>> pixel_values = torch.randn(1, 3, 64, 64)

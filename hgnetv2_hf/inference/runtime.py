@@ -50,6 +50,8 @@ def load_exported(
 
     Example:
 
+        >>> from pathlib import Path
+        >>> import hgnetv2_hf
         >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
         >>> exported = hgnetv2_hf.export_model("digits", "digits-onnx", format="onnx")
         >>> classifier = hgnetv2_hf.load_exported("digits-onnx")

@@ -61,6 +61,7 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
 
     Example:
 
+        >>> import hgnetv2_hf
         >>> config = hgnetv2_hf.HGNetV2Config.from_variant("b4", out_features=["stage3", "stage4"])
         >>> config.stage_out_channels
         [128, 512, 1024, 2048]
@@ -96,6 +97,9 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
     ):
         for derived in ("stage_names", "model_type"):  # a saved file holds them; they follow from the rest
             kwargs.pop(derived, None)
+        if "num_labels" in kwargs and "id2label" not in kwargs:  # Transformers counts with it before it is checked
+            labels = kwargs["num_labels"]
+            _require(_is_count(labels), "num_labels", labels, "a whole number")
         super().__init__(**kwargs)
         self.num_channels = num_channels
         self.embedding_size = embedding_size
@@ -119,6 +123,8 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
             self.stage_downsample_strides = [DOWNSAMPLE_STRIDE] * len(self.stage_in_channels)
         self.check_architecture()
         self.stage_names = ["stem"] + [f"stage{i + 1}" for i in range(len(self.stage_in_channels))]
+        for field, value, kind in (("out_features", out_features, _is_text), ("out_indices", out_indices, _is_whole)):
+            _require(value is None or _is_list_of(kind, _as_list(value)), field, value, "a list of stages, or None")
         align_out_features(self, out_features, out_indices)
 
     @classmethod
@@ -272,6 +278,7 @@ class PPHGNetV2Config(HGNetV2Config):
 
     Example:
 
+        >>> import hgnetv2_hf
         >>> config = hgnetv2_hf.PPHGNetV2Config.from_variant("b0", num_labels=10)
         >>> config.use_learnable_affine_block, config.class_expand, config.pool_padding
         (True, 2048, 'same')
@@ -331,8 +338,16 @@ def _is_bool(value):
     return isinstance(value, bool)
 
 
+def _is_text(value):
+    return isinstance(value, str)
+
+
+def _is_whole(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def _is_count(value):
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 0
+    return _is_whole(value) and value >= 0
 
 
 def _is_positive(value):

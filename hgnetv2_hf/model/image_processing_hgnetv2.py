@@ -73,6 +73,9 @@ class HGNetV2ImageProcessor(SavesCode, BaseImageProcessor):
 
     Example:
 
+        >>> import PIL.Image
+        >>> import torch
+        >>> import hgnetv2_hf
         >>> processor = hgnetv2_hf.HGNetV2ImageProcessor(size={"shortest_edge": 236})
         >>> processor(PIL.Image.new("RGB", (640, 480)), return_tensors="pt").pixel_values.shape
         torch.Size([1, 3, 224, 224])
@@ -194,6 +197,9 @@ else:
 
         Example:
 
+            >>> import PIL.Image
+            >>> import torch
+            >>> import hgnetv2_hf
             >>> processor = hgnetv2_hf.HGNetV2ImageProcessorFast(size={"shortest_edge": 236})
             >>> processor(PIL.Image.new("RGB", (640, 480)), return_tensors="pt").pixel_values.shape
             torch.Size([1, 3, 224, 224])

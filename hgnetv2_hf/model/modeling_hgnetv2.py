@@ -280,6 +280,7 @@ class HGNetV2PreTrainedModel(PreTrainedModel):
 
     Example:
 
+        >>> import hgnetv2_hf
         >>> config = hgnetv2_hf.HGNetV2Config.from_variant("b0")
         >>> isinstance(hgnetv2_hf.HGNetV2Backbone(config), hgnetv2_hf.HGNetV2PreTrainedModel)
         True
@@ -342,6 +343,8 @@ class HGNetV2Model(HGNetV2PreTrainedModel):
 
     Example:
 
+        >>> import torch
+        >>> import hgnetv2_hf
         >>> model = hgnetv2_hf.HGNetV2Model(hgnetv2_hf.HGNetV2Config.from_variant("b0")).eval()
         >>> with torch.inference_mode():
         ...     outputs = model(torch.zeros(1, 3, 64, 96))
@@ -392,6 +395,8 @@ class HGNetV2Backbone(BackboneMixin, HGNetV2PreTrainedModel):
 
     Example:
 
+        >>> import torch
+        >>> import hgnetv2_hf
         >>> config = hgnetv2_hf.HGNetV2Config.from_variant("b0", out_features=["stage3", "stage4"])
         >>> model = hgnetv2_hf.HGNetV2Backbone(config).eval()
         >>> with torch.inference_mode():
@@ -444,6 +449,8 @@ class HGNetV2ForImageClassification(HGNetV2PreTrainedModel):
 
     Example:
 
+        >>> import torch
+        >>> import hgnetv2_hf
         >>> config = hgnetv2_hf.HGNetV2Config.from_variant("b0", num_labels=10)
         >>> model = hgnetv2_hf.HGNetV2ForImageClassification(config).eval()
         >>> with torch.inference_mode():
@@ -507,6 +514,8 @@ class PPHGNetV2Model(PaddleArithmetic, HGNetV2Model):
 
     Example:
 
+        >>> import torch
+        >>> import hgnetv2_hf
         >>> model = hgnetv2_hf.PPHGNetV2Model(hgnetv2_hf.PPHGNetV2Config.from_variant("b0")).eval()
         >>> with torch.inference_mode():
         ...     outputs = model(torch.zeros(1, 3, 64, 64))
@@ -522,6 +531,8 @@ class PPHGNetV2Backbone(PaddleArithmetic, HGNetV2Backbone):
 
     Example:
 
+        >>> import torch
+        >>> import hgnetv2_hf
         >>> model = hgnetv2_hf.PPHGNetV2Backbone(hgnetv2_hf.PPHGNetV2Config.from_variant("b0")).eval()
         >>> with torch.inference_mode():
         ...     outputs = model(torch.zeros(1, 3, 64, 64))
@@ -537,6 +548,9 @@ class PPHGNetV2ForImageClassification(PaddleArithmetic, HGNetV2ForImageClassific
 
     Example:
 
+        >>> from pathlib import Path
+        >>> import torch
+        >>> import hgnetv2_hf
         >>> report = hgnetv2_hf.convert_checkpoint("digits", "digits")
         >>> processor = hgnetv2_hf.HGNetV2ImageProcessor.from_pretrained("digits")
         >>> model = hgnetv2_hf.PPHGNetV2ForImageClassification.from_pretrained("digits").eval()

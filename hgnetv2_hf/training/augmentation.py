@@ -55,20 +55,27 @@ class Augmentation:
     def __post_init__(self):
         self._rand_augment = self._erase = None
         if self.rand_augment != "none":
-            self._rand_augment = timm("auto_augment").rand_augment_transform(
-                self.rand_augment,
-                {
-                    "translate_const": int(min(self.size) * 0.45),
-                    "img_mean": tuple(min(255, round(255 * mean)) for mean in self.image_mean),
-                    "interpolation": self.resample,
-                },
-            )
+            self._rand_augment = self._build_rand_augment()
         if self.random_erasing:
             self._erase = timm("random_erasing").RandomErasing(
                 self.random_erasing, min_area=0.02, max_area=1 / 3, min_aspect=0.3, mode="pixel", device="cpu"
             )
         self._mean = np.array(self.image_mean, dtype="float32")
         self._std = np.array(self.image_std, dtype="float32")
+
+    def _build_rand_augment(self):
+        parameters = {
+            "translate_const": int(min(self.size) * 0.45),
+            "img_mean": tuple(min(255, round(255 * mean)) for mean in self.image_mean),
+            "interpolation": self.resample,
+        }
+        try:
+            return timm("auto_augment").rand_augment_transform(self.rand_augment, parameters)
+        except (AssertionError, ValueError, KeyError) as error:
+            raise TrainingError(
+                f"Unsupported rand_augment {self.rand_augment!r}: expected timm's notation, such as "
+                "rand-m7-mstd0.5-inc1, or none."
+            ) from error
 
     def __call__(self, image: PIL.Image.Image, key: Optional[tuple] = None) -> torch.Tensor:
         """An RGB image to a float32 tensor (3, height, width), its channels last in memory. ``key`` decides all

@@ -109,7 +109,7 @@ def fit(
     figures = {
         **({} if measure.confusion is None else {"per_class": per_class(measure.confusion, start.classes)}),
         **{name: evaluated[f"eval_{name}"] for name in ("accuracy", "top5", "loss") if f"eval_{name}" in evaluated},
-        "train_loss": outcome.training_loss,
+        "train_loss": mean_loss(trainer.state.log_history, outcome.training_loss),
         "learning_rate": args.learning_rate,
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
@@ -201,6 +201,21 @@ def class_weights(split, classes):
     counts = torch.bincount(torch.tensor(split.labels), minlength=classes)
     weights = len(split) / (int((counts > 0).sum()) * counts.float())
     return torch.where(counts > 0, weights, 0.0)
+
+
+def mean_loss(history, otherwise):
+    """
+    The mean training loss over all steps, those before an interruption too, which `Trainer` itself forgets.
+
+    Args:
+        history (`list[dict]`): `TrainerState.log_history`; a row's `loss` is the mean since the row before.
+        otherwise (`float`): where no loss was logged.
+    """
+    rows = [row for row in history if "loss" in row and "step" in row]
+    total = last = 0
+    for row in rows:
+        total, last = total + row["loss"] * (row["step"] - last), row["step"]
+    return total / last if last else otherwise
 
 
 def _keep_five_best(logits, labels):

@@ -2,10 +2,29 @@
 line."""
 
 import dataclasses
+import math
 import typing
 from typing import Any, Optional
 
+from ..errors import TrainingError
 from .recipe import NAMES, RECIPES
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# What values may be: a test, and the words for what it expects.
+RANGES = {
+    "positive": (lambda value: isinstance(value, int) and value > 0, "a positive whole number"),
+    "probability": (lambda value: _is_number(value) and 0 <= value < 1, "a number of at least 0 and below 1"),
+    "share": (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
+    "not negative": (lambda value: _is_number(value) and value >= 0, "a number that is not negative"),
+    "area": (
+        lambda pair: len(pair) == 2 and all(map(_is_number, pair)) and 0 < pair[0] <= pair[1],
+        "two positive numbers, the smaller one first",
+    ),
+}
 
 
 def by_recipe(field):
@@ -25,9 +44,7 @@ def option(default: Any, help: str, **more: Any) -> Any:
         default: `None` where the recipe, or what is trained, gives it.
         help (`str`): for the command line and for Python; `%(default)s` stands for the default.
         more: for the field's metadata: `details` (`str`: goes on after `help`, in Python only), `metavar`, `choices`,
-            `flag` (that turns a `True` off, where it is not ``--no-`` and the name), `range` (`"positive"` or
-                `"probability"`: what the
-            command line takes).
+            `flag` (that turns a `True` off, where it is not ``--no-`` and the name), `range` (a key of `RANGES`).
     """
     return dataclasses.field(default=default, metadata={"help": help, **more})
 
@@ -92,16 +109,22 @@ class Options:
         None,
         f"of the random crop ({by_recipe('crop_scale')})",
         metavar=("MIN", "MAX"),
+        range="area",
         details="; see [`Augmentation`]",
     )
     shift: Optional[float] = option(
         None,
         f"of the crop, beyond the image's border ({by_recipe('shift')})",
         metavar="P",
+        range="not negative",
         details="; see [`Augmentation`]",
     )
     flip: Optional[float] = option(
-        None, f"probability of a horizontal flip ({by_recipe('flip')})", metavar="P", details="; see [`Augmentation`]"
+        None,
+        f"probability of a horizontal flip ({by_recipe('flip')})",
+        metavar="P",
+        range="share",
+        details="; see [`Augmentation`]",
     )
     rand_augment: Optional[str] = option(
         None,
@@ -113,6 +136,7 @@ class Options:
         None,
         f"probability ({by_recipe('random_erasing')}; 0 with a teacher)",
         metavar="P",
+        range="share",
         details="; as in PaddleClas's SSLD files; see [`Augmentation`]",
     )
     draw_data: Optional[int] = option(
@@ -136,6 +160,7 @@ class Options:
         None,
         f"in which the rate rises from 0 ({by_recipe('warmup_epochs')})",
         metavar="N",
+        range="not negative",
         details="; at most a quarter of the training; of a stream, a twentieth",
     )
     lr_mult_list: Optional[list[float]] = option(
@@ -145,7 +170,11 @@ class Options:
         details="; see [`parameter_groups`]",
     )
     lab_lr_mult: float = option(
-        0.01, "LAB's rate in its layer's (default: %(default)s)", metavar="X", details="; see [`parameter_groups`]"
+        0.01,
+        "LAB's rate in its layer's (default: %(default)s)",
+        metavar="X",
+        range="not negative",
+        details="; see [`parameter_groups`]",
     )
     exempt_biases_and_lab: bool = option(False, "no decay for these either", details="; see [`parameter_groups`]")
     freeze_at: int = option(
@@ -191,6 +220,19 @@ class Options:
     )
 
 
+def check_options(options):
+    """Raises ``TrainingError`` for a value that an option cannot have."""
+    for field in dataclasses.fields(Options):
+        value, choices = getattr(options, field.name), field.metadata.get("choices")
+        if value is None and field.default is None:
+            continue
+        if choices is not None and value not in choices:
+            raise TrainingError(f"Unsupported {field.name} {value!r}: expected {' or '.join(choices)}.")
+        accepts, expected = RANGES.get(field.metadata.get("range"), (None, None))
+        if accepts is not None and not accepts(value):
+            raise TrainingError(f"Unsupported {field.name} {value!r}: expected {expected}.")
+
+
 def _description(field):
     """A field's lines in the class's docstring."""
     choices, kind = field.metadata.get("choices"), value_type(field)
@@ -206,4 +248,5 @@ def _description(field):
     return f"{field.name} ({kind}{optional}): {text}{field.metadata.get('details', '')}."
 
 
-Options.__doc__ += "\n\nArgs:\n" + "\n".join(f"    {_description(field)}" for field in dataclasses.fields(Options))
+_DESCRIPTIONS = "\n".join(f"    {_description(field)}" for field in dataclasses.fields(Options))
+Options.__doc__ = f"{Options.__doc__ or ''}\n\nArgs:\n{_DESCRIPTIONS}"  # none with `python -OO`

@@ -1,6 +1,7 @@
 """From what was asked for to what will be done: requests are checked, and the recipe fills in the rest."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Optional
 
@@ -13,8 +14,21 @@ from ..model.compat import choose_fsdp2
 from ..wording import sentence
 from . import recipe
 from .augmentation import timm
-from .options import Options
+from .options import Options, check_options
 from .trainer import uses_fsdp
+
+
+# What `TrainingArguments` takes and `Trainer` stumbles over: field, what it must be, in words.
+_CHECKS = (
+    ("seed", lambda value: 0 <= value < 2**32, "a whole number of at least 0 and below 2**32"),
+    ("num_train_epochs", lambda value: 0 < value < math.inf, "a positive number"),
+    ("max_steps", lambda value: value > 0 or value == -1, "a positive whole number"),
+    ("per_device_train_batch_size", lambda value: value > 0, "a positive whole number"),
+    ("per_device_eval_batch_size", lambda value: value > 0, "a positive whole number"),
+    ("gradient_accumulation_steps", lambda value: value > 0, "a positive whole number"),
+    ("label_smoothing_factor", lambda value: 0 <= value < 1, "a number of at least 0 and below 1"),
+    ("prediction_loss_only", lambda value: not value, "no such option, because accuracy is what is measured"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +65,10 @@ def make_request(data, model, output_dir, options, overwrite, training_arguments
         [`Request`]
 
     Raises:
-        `TrainingError`: there is no such recipe.
+        `TrainingError`: an option has a value that it cannot have.
         `HubError`: the result could not be pushed.
     """
-    if options.recipe not in recipe.NAMES:
-        raise TrainingError(f"There is no recipe {options.recipe!r}: {', '.join(recipe.NAMES)}.")
+    check_options(options)
     given, repo_id = dict(training_arguments), None
     if given.pop("push_to_hub", False):  # at the end and with the whole folder, so not by `Trainer`
         repo_id = given.pop("hub_model_id", None) or Path(output_dir).name
@@ -97,6 +110,10 @@ def check_request(request, args):
         args (`TrainingArguments`): of any recipe; making them joined the processes that a launcher started.
     """
     options = request.options
+    for name, accepts, expected in _CHECKS:
+        value = getattr(args, name)
+        if not accepts(value):
+            raise TrainingError(f"Unsupported {name} {value!r}: expected {expected}.")
     if args.world_size != number_of_processes():
         raise TrainingError(
             f"The launcher started {number_of_processes()} processes, and {args.world_size} would train together: "

@@ -57,7 +57,10 @@ def load_starting_point(name, classes, from_scratch=False, head="auto"):
         `TrainingError`: there is no such classifier, or its labels contradict the data's.
     """
     if is_variant(name):
-        config = PPHGNetV2Config.from_variant(str(name), num_labels=len(classes or []) or 1000)
+        try:
+            config = PPHGNetV2Config.from_variant(str(name), num_labels=len(classes or []) or 1000)
+        except ValueError as error:
+            raise TrainingError(f"{name} is a backbone alone; train a classifier, one of b0 … b6.") from error
         own, processor, from_scratch = None, HGNetV2ImageProcessor(), True
     else:
         config, processor = _load(name)

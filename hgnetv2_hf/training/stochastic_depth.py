@@ -22,6 +22,7 @@ def set_drop_path_rate(model: nn.Module, drop_path_rate: float) -> int:
 
     Example:
 
+        >>> import hgnetv2_hf
         >>> model = hgnetv2_hf.HGNetV2Model(hgnetv2_hf.HGNetV2Config.from_variant("b4"))
         >>> hgnetv2_hf.set_drop_path_rate(model, 0.1)
         2

@@ -52,11 +52,11 @@ def enter_work_folder(folder: Path, settings: dict, data: dict, overwrite: bool)
     Raises:
         `TrainingError`: another run was interrupted here, its data have changed, or the folder cannot be written.
     """
-    settings = {name: value for name, value in settings.items() if not name.startswith(_WITHOUT_INFLUENCE)}
-    settings = json.loads(json.dumps({**settings, DATA: data}, default=str))
+    settings = _with_influence(json.loads(json.dumps({**settings, DATA: data}, default=str)))
     try:
         if folder.is_dir() and any(folder.iterdir()):
             found = _read(folder / SETTINGS)
+            found = found if found is None else _with_influence(found)
             if found == settings:
                 return True
             if found is None:
@@ -72,6 +72,10 @@ def enter_work_folder(folder: Path, settings: dict, data: dict, overwrite: bool)
     return False
 
 
+def _with_influence(settings):
+    return {name: value for name, value in settings.items() if not name.startswith(_WITHOUT_INFLUENCE)}
+
+
 def _difference(folder, found, settings):
     """Why an interrupted run cannot be continued with these settings."""
     different = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
@@ -83,8 +87,9 @@ def _difference(folder, found, settings):
             "choose another output, or pass --overwrite to start anew."
         )
     return (
-        f"{folder} holds an interrupted run with another choice of {', '.join(different)}. Repeat its command to "
-        "finish it, choose another output, or pass --overwrite to start anew."
+        f"{folder} holds an interrupted run of other settings ({', '.join(different)}), or of another version of this "
+        "package. Repeat its command with its version to finish it, choose another output, or pass --overwrite to "
+        "start anew."
     )
 
 

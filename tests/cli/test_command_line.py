@@ -294,8 +294,9 @@ def test_interrupting_says_what_continues_and_leaves_no_handler(name, capsys, mo
     monkeypatch.setattr(module, name, interrupted)
     before = signal.getsignal(signal.SIGTERM)
     if name == "quickstart":
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit) as stopped:
             main(["quickstart"])
+        assert stopped.value.code == 1 and capsys.readouterr().err == "hgnetv2-hf: ended by SIGTERM.\n"
     else:
         assert main(["classify", "images", "--model", "model"]) == 1
         assert "interrupted; with --output, the same command continues" in capsys.readouterr().err
@@ -340,3 +341,25 @@ def test_the_extra_for_training_leaves_a_cpu_build_of_torch_alone():
     assert (
         "datasets" in reached and "torchvision" not in reached
     )  # which pins the build of torch that it was made with
+
+
+def test_quickstart_replaces_no_folder_but_its_own(tmp_path, capsys):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "README.md").write_text("Trained with hgnetv2_hf on flowers")
+    (out / "config.json").write_text("{}")
+    assert main(["quickstart", "--out", str(out)]) == 1
+    assert "choose another folder with --out" in capsys.readouterr().err
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "config.json"]
+
+
+def test_an_error_of_a_script_keeps_its_traceback(tmp_path):
+    (tmp_path / "script.py").write_text("open('nowhere')\n")
+    command = [sys.executable, "-m", "hgnetv2_hf", "run", str(tmp_path / "script.py")]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 1 and 'script.py", line 1' in run.stderr and "FileNotFoundError" in run.stderr
+
+
+def test_the_command_line_works_without_docstrings():
+    command = [sys.executable, "-OO", "-m", "hgnetv2_hf", "train", "--help"]
+    assert "--crop-scale" in subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -105,7 +105,7 @@ def test_a_resumed_run_needs_the_data_it_started_with(tmp_path):
     (folder / "cat" / "0.png").rename(folder / "dog" / "from cat.png")
     with pytest.raises(TrainingError, match="The data are not those"):
         enter()
-    with pytest.raises(TrainingError, match="another choice of learning_rate, the data"):
+    with pytest.raises(TrainingError, match=r"other settings \(learning_rate, the data\)"):
         enter(learning_rate=1.0)
 
 
@@ -266,3 +266,11 @@ def test_a_class_whose_name_is_no_text_is_refused(tmp_path):
 def test_a_model_that_is_not_there_is_one_sentence_without_a_network(scans, tmp_path):  # noqa: F811
     with pytest.raises(TrainingError, match="There is no folder b9, and no variant"):
         quick(scans, "b9", tmp_path / "out")
+
+
+def test_images_beside_the_folders_of_classes_are_named(tmp_path):
+    folder = make(tmp_path / "data", [*several("train/a", "train/b", "val/a", "val/b"), "train/stray.png"])
+    data = load_data(str(folder))
+    assert len(data.train) == 8
+    (line,) = [line for line in data.understood if line.startswith("not used")]
+    assert "1 image directly in" in line and line.endswith("beside the folders of the classes")

@@ -343,3 +343,20 @@ def test_labels_follow_the_problem_type():
     assert np.isclose(best[0]["score"], torch.softmax(logits, 0)[1])
     config.problem_type = "multi_label_classification"
     assert np.isclose(top_labels(logits, config, 1)[0]["score"], torch.sigmoid(logits)[1])
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"top_k": 0}, {"top_k": -1}])
+def test_no_images_per_call_and_no_labels_are_refused(model, images, wrong):
+    with pytest.raises(InferenceError, match="expected a positive whole number"):
+        classify([str(images)], model, **wrong)
+
+
+def test_a_damaged_journal_starts_anew(model, images, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("hgnetv2_hf.inference.classify._write_table", lambda *_: sys.exit(1))
+        with pytest.raises(SystemExit):
+            classify([str(images)], model, tmp_path / "out.csv", show=str)
+    (journal,) = tmp_path.glob(".out.csv.*.partial.jsonl")
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:3], b"\xff" + lines[3], *lines[4:]]))
+    assert classify([str(images)], model, tmp_path / "out.csv", show=str)["resumed"] == 3

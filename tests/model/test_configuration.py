@@ -140,11 +140,26 @@ def test_a_head_that_cannot_be_built_is_refused_by_name(field, value):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"out_features": ["stage9"]}, {"out_features": ["stage4", "stage1"]}, {"out_indices": [7]}]
+    "arguments",
+    [
+        {"out_features": ["stage9"]},
+        {"out_features": ["stage4", "stage1"]},
+        {"out_features": "stage4"},
+        {"out_indices": [7]},
+        {"out_indices": ["stage4"]},
+        {"out_indices": [None]},
+    ],
 )
 def test_stages_that_do_not_exist_are_refused(arguments):
     with pytest.raises(ValueError, match="out_"):
         HGNetV2Config(**arguments)
+
+
+@pytest.mark.parametrize("config_class", [HGNetV2Config, PPHGNetV2Config])
+@pytest.mark.parametrize("value", ["x", None, 1.5, [2], -1])
+def test_a_number_of_labels_that_is_none_is_refused_by_name(config_class, value):
+    with pytest.raises(ValueError, match="`num_labels` cannot build"):
+        config_class(num_labels=value)
 
 
 def test_fields_that_build_nothing_are_no_reason_to_refuse():

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ from hgnetv2_hf.cli import main
 from hgnetv2_hf.cli import train as train_command
 from hgnetv2_hf.errors import TrainingError
 from hgnetv2_hf.training import Options, train
+from hgnetv2_hf.training.fit import mean_loss
 from hgnetv2_hf.training.report import draw_curves
 
 
@@ -224,7 +226,7 @@ def test_bad_data_are_refused_before_training_starts(scans, tiny, tmp_path, caps
     refuse(tmp_path / "nowhere", "There is no folder")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "datasets", None)  # a path is not looked up on the Hub
-        refuse("flowers/", "There is no folder flowers/.")
+        refuse("flowers/", "There is no folder flowers/; expected an image folder")
     (tmp_path / "empty").mkdir()
     refuse(tmp_path / "empty", "one per class")
     shutil.copytree(scans, tmp_path / "lacking")
@@ -444,7 +446,7 @@ def test_killed_and_resumed_gives_the_weights_of_an_uninterrupted_run(scans, tin
     refused = subprocess.run(
         [*command, "--output", str(tmp_path / "out"), "--seed", "5"], capture_output=True, text=True
     )
-    assert refused.returncode == 1 and "another choice of seed" in refused.stderr.splitlines()[-1]
+    assert refused.returncode == 1 and "other settings (seed)" in refused.stderr.splitlines()[-1]
     (work / "checkpoint-99").mkdir()  # what a run that was killed while it saved leaves
     finished = subprocess.run([*command, "--output", str(tmp_path / "out")], capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr[-2000:]
@@ -724,3 +726,49 @@ def test_a_student_of_b0s_shape_reaches_its_teacher(tmp_path):
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     teacher = 595 / 599  # what `quickstart` measures for the shipped checkpoint on the same images
     assert metrics["accuracy"] >= teacher - 0.01
+
+
+@pytest.mark.parametrize(
+    "options, arguments, words",
+    [
+        ({"head": "x"}, {}, "head 'x': expected auto or keep or new"),
+        ({"flip": 2.0}, {}, "flip 2.0: expected a number from 0 to 1"),
+        ({"flip": math.nan}, {}, "flip nan"),
+        ({"shift": -1.0}, {}, "shift -1.0"),
+        ({"crop_scale": (1.0, 0.5)}, {}, "the smaller one first"),
+        ({"crop_scale": (math.nan, 1.0)}, {}, "two positive numbers"),
+        ({"warmup_epochs": math.inf}, {}, "warmup_epochs inf"),
+        ({"ema": 1.5}, {}, "ema 1.5"),
+        ({"class_folders": "x"}, {}, "expected outer or inner"),
+        ({"validation_fraction": -1.0}, {}, "validation_fraction -1.0"),
+        ({"rand_augment": "nosuch"}, {}, "timm's notation|are timm's"),
+        ({}, {"seed": -1}, "seed -1"),
+        ({}, {"max_steps": 0}, "max_steps 0"),
+        ({}, {"num_train_epochs": math.nan}, "num_train_epochs nan"),
+        ({}, {"per_device_train_batch_size": 0}, "per_device_train_batch_size 0"),
+        ({}, {"gradient_accumulation_steps": 0}, "gradient_accumulation_steps 0"),
+        ({}, {"label_smoothing_factor": 2.0}, "label_smoothing_factor 2.0"),
+        ({}, {"prediction_loss_only": True}, "accuracy is what is measured"),
+    ],
+)
+def test_values_that_cannot_be_are_one_sentence_before_training(scans, tiny, tmp_path, options, arguments, words):
+    given = {**QUIET, "num_train_epochs": 1, **arguments}
+    with pytest.raises(TrainingError, match=words):
+        train(str(scans), str(tiny), str(tmp_path / "out"), Options(**{**NO_AUGMENTATION, **options}), **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_variant_without_a_classifier_is_one_sentence(scans, tmp_path):
+    with pytest.raises(TrainingError, match="pico is a backbone alone"):
+        quick(scans, "pico", tmp_path / "out", num_train_epochs=1)
+
+
+def test_the_training_loss_is_that_of_all_steps_also_after_an_interruption():
+    rows = [
+        {"loss": 4.0, "step": 1},
+        {"eval_loss": 9.0, "step": 1},
+        {"loss": 1.0, "step": 4},
+        {"train_loss": 0, "step": 4},
+    ]
+    assert mean_loss(rows, 0.0) == (4.0 + 3 * 1.0) / 4
+    assert mean_loss([], 0.5) == 0.5
