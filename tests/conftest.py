@@ -116,6 +116,14 @@ def converted_golden(golden_checkpoint, make_once):
 
 
 @pytest.fixture(scope="session")
+def digits_folder(make_once):
+    """The shipped checkpoint, converted; everybody's, to read."""
+    import hgnetv2_hf
+
+    return make_once("digits", lambda path: hgnetv2_hf.convert_checkpoint("digits", path))
+
+
+@pytest.fixture(scope="session")
 def paddle(tmp_path_factory):
     """Asks the real PaddleClas: ``paddle("network", variant="b0", …)`` returns its arrays."""
     python = os.environ.get("HGNETV2_HF_PADDLE_PYTHON")

@@ -9,18 +9,10 @@ from collections import Counter
 
 import pytest
 
-import hgnetv2_hf
 from hgnetv2_hf.cli import main
 from hgnetv2_hf.data import digits
 from hgnetv2_hf.errors import OutputError
 from hgnetv2_hf.files.atomic import atomic_file, claim, lock
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("digits") / "model"
-    hgnetv2_hf.convert_checkpoint("digits", folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +34,11 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_second_run_to_the_same_output_stops(name, model, images, tmp_path, capsys):
+def test_a_second_run_to_the_same_output_stops(name, digits_folder, images, tmp_path, capsys):
     needs = {"export": "onnxruntime", "detect": "torchvision", "train": "sklearn"}
     if name in needs:
         pytest.importorskip(needs[name], reason="comes with an extra")
-    paths = {"OUT": tmp_path / "out", "MODEL": model, "IMAGES": images}
+    paths = {"OUT": tmp_path / "out", "MODEL": digits_folder, "IMAGES": images}
     command = [str(paths.get(part, part)) for part in COMMANDS[name].split()]
     command = [part.replace("OUT", str(paths["OUT"])) for part in command]
     output = next(part for part in command if part.startswith(str(paths["OUT"])))
@@ -66,8 +58,8 @@ def run_twice(command):
 
 
 @pytest.mark.slow
-def test_two_classify_runs_at_once_leave_every_row_once(model, images, tmp_path):
-    command = [sys.executable, "-m", "hgnetv2_hf", "classify", str(images), "--model", str(model)]
+def test_two_classify_runs_at_once_leave_every_row_once(digits_folder, images, tmp_path):
+    command = [sys.executable, "-m", "hgnetv2_hf", "classify", str(images), "--model", str(digits_folder)]
     codes, errors = run_twice([*command, "--output", str(tmp_path / "out.csv"), "--workers", "1"])
     assert codes == [0, 1] and ("another process" in errors[0] or "exists already" in errors[0]), errors
     with open(tmp_path / "out.csv", newline="") as file:
@@ -77,12 +69,12 @@ def test_two_classify_runs_at_once_leave_every_row_once(model, images, tmp_path)
 
 
 @pytest.mark.slow
-def test_two_trainings_at_once_leave_the_folder_of_one(model, images, tmp_path):
+def test_two_trainings_at_once_leave_the_folder_of_one(digits_folder, images, tmp_path):
     for index, path in enumerate(sorted(images.iterdir())):
         target = tmp_path / "data" / "ab"[index % 2] / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(path)
-    command = [sys.executable, "-m", "hgnetv2_hf", "train", str(tmp_path / "data"), "--model", str(model)]
+    command = [sys.executable, "-m", "hgnetv2_hf", "train", str(tmp_path / "data"), "--model", str(digits_folder)]
     command += "--head new --num_train_epochs 1 --use_cpu --dataloader_num_workers 0".split()
     codes, errors = run_twice([*command, "--output", str(tmp_path / "out")])
     assert codes == [0, 1] and ("another process" in errors[0] or "exists already" in errors[0]), errors

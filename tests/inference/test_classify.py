@@ -26,13 +26,6 @@ from hgnetv2_hf.inference.classify import classify
 from hgnetv2_hf.inference.detect import detect
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("digits") / "model"
-    hgnetv2_hf.convert_checkpoint("digits", folder)
-    return folder
-
-
 @pytest.fixture
 def images(tmp_path):
     """Sixty scans, some in a folder inside, with two files that are no images."""
@@ -51,8 +44,8 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_rows_are_those_of_the_pipeline_in_order(model, images, tmp_path):
-    assert main(["classify", str(images), "--model", str(model), "--output", str(tmp_path / "out.csv")]) == 0
+def test_rows_are_those_of_the_pipeline_in_order(digits_folder, images, tmp_path):
+    assert main(["classify", str(images), "--model", str(digits_folder), "--output", str(tmp_path / "out.csv")]) == 0
     table = rows(tmp_path / "out.csv")
     outer = sorted(str(path) for path in images.glob("*.png"))
     inner = sorted(str(path) for path in (images / "more").iterdir())
@@ -61,7 +54,7 @@ def test_rows_are_those_of_the_pipeline_in_order(model, images, tmp_path):
     assert [os.path.basename(row["image"]) for row in bad] == ["010.png", "cut.jpg"]
     assert all(not row["label_1"] for row in bad)
     good = [row for row in table if not row["error"]]
-    expected = transformers.pipeline("image-classification", model=str(model), device="cpu")(
+    expected = transformers.pipeline("image-classification", model=str(digits_folder), device="cpu")(
         [row["image"] for row in good], top_k=5
     )
     for row, best in zip(good, expected):
@@ -72,15 +65,15 @@ def test_rows_are_those_of_the_pipeline_in_order(model, images, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_tables_agree_and_replace_only_when_told(model, images, tmp_path):
+def test_tables_agree_and_replace_only_when_told(digits_folder, images, tmp_path):
     pyarrow = pytest.importorskip("pyarrow.parquet", reason="comes with the extra [parquet]")
     found = {}
     for name in ("out.csv", "out.jsonl", "out.parquet"):
-        result = classify([str(images)], model, tmp_path / name, top_k=2, show=str)
+        result = classify([str(images)], digits_folder, tmp_path / name, top_k=2, show=str)
         assert (result["images"], result["unreadable"], result["resumed"]) == (61, 2, 0)
         with pytest.raises(InferenceError, match="exists already"):
-            classify([str(images)], model, tmp_path / name)
-        classify([str(images)], model, tmp_path / name, top_k=2, overwrite=True, show=str)
+            classify([str(images)], digits_folder, tmp_path / name)
+        classify([str(images)], digits_folder, tmp_path / name, top_k=2, overwrite=True, show=str)
     found["csv"] = [
         (row["image"], row["label_1"] or None, row["label_2"] or None) for row in rows(tmp_path / "out.csv")
     ]
@@ -91,16 +84,16 @@ def test_tables_agree_and_replace_only_when_told(model, images, tmp_path):
     assert found["csv"] == found["jsonl"] == found["parquet"]
 
 
-def test_without_an_output_the_rows_are_printed(model, images, capsys):
-    assert main(["classify", str(images / "01*.png"), "--model", str(model), "--top-k", "1"]) == 0
+def test_without_an_output_the_rows_are_printed(digits_folder, images, capsys):
+    assert main(["classify", str(images / "01*.png"), "--model", str(digits_folder), "--top-k", "1"]) == 0
     printed = capsys.readouterr()
     lines = [line for line in (printed.out + printed.err).splitlines() if ".png: " in line]
     assert len(lines) == len(list(images.glob("01*.png")))
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_continues_where_it_stopped(model, images, tmp_path):
-    command = [sys.executable, "-m", "hgnetv2_hf.cli", "classify", str(images), "--model", str(model)]
+def test_an_interrupted_run_continues_where_it_stopped(digits_folder, images, tmp_path):
+    command = [sys.executable, "-m", "hgnetv2_hf.cli", "classify", str(images), "--model", str(digits_folder)]
     command += ["--output", str(tmp_path / "out.csv"), "--batch-size", "2", "--workers", "1"]
     slow = {**os.environ, "PYTHONPATH": str(tmp_path)}
     (tmp_path / "sitecustomize.py").write_text(
@@ -122,14 +115,14 @@ def test_an_interrupted_run_continues_where_it_stopped(model, images, tmp_path):
         file.write('{"image": "half a li')
     finished = subprocess.run([part for part in command], capture_output=True, text=True, check=True)
     assert "continued after" in finished.stdout
-    classify([str(images)], model, tmp_path / "whole.csv", show=str)
+    classify([str(images)], digits_folder, tmp_path / "whole.csv", show=str)
     resumed, whole = rows(tmp_path / "out.csv"), rows(tmp_path / "whole.csv")
     assert [(row["image"], row["label_1"], row["error"]) for row in resumed] == [
         (row["image"], row["label_1"], row["error"]) for row in whole
     ]
 
 
-def test_images_replaced_meanwhile_are_classified_again(model, tmp_path, monkeypatch):
+def test_images_replaced_meanwhile_are_classified_again(digits_folder, tmp_path, monkeypatch):
     """A run that stops before it writes its table, other images under the same names, and the same run again."""
     images, (zero, one) = tmp_path / "images", digits.load_held_out()[0][:2]
     images.mkdir()
@@ -138,19 +131,19 @@ def test_images_replaced_meanwhile_are_classified_again(model, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr("hgnetv2_hf.inference.classify._write_table", lambda *_: sys.exit(1))
         with pytest.raises(SystemExit):
-            classify([str(images)], model, tmp_path / "out.csv", show=str)
+            classify([str(images)], digits_folder, tmp_path / "out.csv", show=str)
     one.save(images / "b.png")
-    assert classify([str(images)], model, tmp_path / "out.csv", show=str)["resumed"] == 1
-    classify([str(images)], model, tmp_path / "whole.csv", show=str)
+    assert classify([str(images)], digits_folder, tmp_path / "out.csv", show=str)["resumed"] == 1
+    classify([str(images)], digits_folder, tmp_path / "whole.csv", show=str)
     assert rows(tmp_path / "out.csv") == rows(tmp_path / "whole.csv")
 
 
 @pytest.mark.slow
-def test_processes_share_the_files_and_each_continues_its_part(model, images, tmp_path):
-    classify([str(images)], model, tmp_path / "whole.csv", show=str)
+def test_processes_share_the_files_and_each_continues_its_part(digits_folder, images, tmp_path):
+    classify([str(images)], digits_folder, tmp_path / "whole.csv", show=str)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     command += ["--master_port", str(free_port())]
-    command += ["-m", "hgnetv2_hf.cli", "classify", str(images), "--model", str(model), "--workers", "1"]
+    command += ["-m", "hgnetv2_hf.cli", "classify", str(images), "--model", str(digits_folder), "--workers", "1"]
     command += ["--output", str(tmp_path / "out.csv"), "--batch-size", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
     (tmp_path / "sitecustomize.py").write_text(
@@ -170,20 +163,20 @@ def test_processes_share_the_files_and_each_continues_its_part(model, images, tm
     assert not list(tmp_path.glob(".out.csv.*.jsonl"))
 
 
-def test_another_model_or_other_files_start_anew(model, images, tmp_path):
+def test_another_model_or_other_files_start_anew(digits_folder, images, tmp_path):
     (tmp_path / ".out.csv.000000000000.partial.jsonl").write_text('{"image": "x", "labels": [], "error": null}\n')
-    result = classify([str(images)], model, tmp_path / "out.csv", show=str)
+    result = classify([str(images)], digits_folder, tmp_path / "out.csv", show=str)
     assert result["resumed"] == 0 and not list(tmp_path.glob(".out.csv.*.jsonl"))
 
 
 @pytest.mark.slow
-def test_optimised_exported_and_compiled_say_the_same(model, images, tmp_path):
+def test_optimised_exported_and_compiled_say_the_same(digits_folder, images, tmp_path):
     pytest.importorskip("openvino", reason="comes with the extra [openvino]")
-    hgnetv2_hf.export_model(model, tmp_path / "openvino", "openvino")
+    hgnetv2_hf.export_model(digits_folder, tmp_path / "openvino", "openvino")
     labels = []
     for folder, dtype in [
-        (model, "float32"),
-        (model, "bfloat16"),
+        (digits_folder, "float32"),
+        (digits_folder, "bfloat16"),
         *((tmp_path / "openvino", d) for d in ("float32", "bfloat16")),
     ]:
         classify([str(images)], folder, tmp_path / "out.csv", dtype=dtype, batch_size=7, overwrite=True, show=str)
@@ -212,28 +205,28 @@ def test_stocks_models_and_image_processors_are_classified_too(tmp_path):
     assert classify([str(tmp_path / "image.png")], tmp_path / "model", show=str)["unreadable"] == 0
 
 
-def test_weights_that_are_not_finite_get_one_sentence(model, images, tmp_path, capsys):
-    network = transformers.AutoModelForImageClassification.from_pretrained(model)
+def test_weights_that_are_not_finite_get_one_sentence(digits_folder, images, tmp_path, capsys):
+    network = transformers.AutoModelForImageClassification.from_pretrained(digits_folder)
     with torch.no_grad():
         network.last_conv.weight[0] = float("nan")
     network.save_pretrained(tmp_path / "broken")
-    hgnetv2_hf.HGNetV2ImageProcessor.from_pretrained(model).save_pretrained(tmp_path / "broken")
+    hgnetv2_hf.HGNetV2ImageProcessor.from_pretrained(digits_folder).save_pretrained(tmp_path / "broken")
     assert main(["classify", str(images), "--model", str(tmp_path / "broken")]) == 1
     assert "NaN" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_bad_requests_get_one_sentence(model, images, tmp_path, capsys):
+def test_bad_requests_get_one_sentence(digits_folder, images, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for arguments, message in [
-        ([str(tmp_path / "nowhere.png"), "--model", str(model)], "no image"),
-        ([str(tmp_path / "empty"), "--model", str(model)], "no image"),
+        ([str(tmp_path / "nowhere.png"), "--model", str(digits_folder)], "no image"),
+        ([str(tmp_path / "empty"), "--model", str(digits_folder)], "no image"),
         ([str(images), "--model", str(tmp_path / "empty")], "classifier"),
-        ([str(images), "--model", str(model), "--output", str(tmp_path / "out.txt")], "Unsupported table"),
-        ([str(images), "--model", str(model), "--output", str(tmp_path / "no" / "out.csv")], "Cannot write"),
+        ([str(images), "--model", str(digits_folder), "--output", str(tmp_path / "out.txt")], "Unsupported table"),
+        ([str(images), "--model", str(digits_folder), "--output", str(tmp_path / "no" / "out.csv")], "Cannot write"),
     ]:
         assert main(["classify", *arguments]) == 1
         assert message in capsys.readouterr().err.splitlines()[-1]
-    assert main(["classify", str(images), "--model", str(model), "--output", "/dev/full/out.csv"]) == 1
+    assert main(["classify", str(images), "--model", str(digits_folder), "--output", "/dev/full/out.csv"]) == 1
 
 
 @pytest.mark.parametrize("name", ["b0-flowers", "models/b4/last", "./b4", "/nowhere/b4", "b4/"])
@@ -247,26 +240,28 @@ def test_a_model_that_is_no_folder_is_refused_without_asking_the_hub(name, image
     assert not asked
 
 
-def test_detect_refuses_a_classifier_in_one_sentence(model, images, tmp_path, capsys):
-    command = ["detect", str(images), "--model", str(model), "--output", str(tmp_path / "out")]
+def test_detect_refuses_a_classifier_in_one_sentence(digits_folder, images, tmp_path, capsys):
+    command = ["detect", str(images), "--model", str(digits_folder), "--output", str(tmp_path / "out")]
     assert main(command) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hgnetv2-hf:")]
-    assert line == f"hgnetv2-hf: {model} holds a PPHGNetV2ForImageClassification, not a detector; use classify."
+    assert (
+        line == f"hgnetv2-hf: {digits_folder} holds a PPHGNetV2ForImageClassification, not a detector; use classify."
+    )
     assert not (tmp_path / "out").exists()
 
 
-def test_an_emulated_precision_is_one_line_on_stderr(model, images, monkeypatch, capsys):
+def test_an_emulated_precision_is_one_line_on_stderr(digits_folder, images, monkeypatch, capsys):
     monkeypatch.setattr(precision, "_cpu_is_native", lambda dtype: dtype == torch.float32)
-    command = ["classify", str(images / "011.png"), "--model", str(model), "--dtype"]
+    command = ["classify", str(images / "011.png"), "--model", str(digits_folder), "--dtype"]
     for dtype, lines in [("bfloat16", 1), ("auto", 0)]:
         assert main([*command, dtype]) == 0
         assert capsys.readouterr().err.count("hgnetv2-hf: This processor does not compute bfloat16") == lines
 
 
 @pytest.mark.slow
-def test_compiled_says_the_same_in_batches_of_one_size(model, images, tmp_path):
+def test_compiled_says_the_same_in_batches_of_one_size(digits_folder, images, tmp_path):
     for compile in (False, True):
-        classify([str(images)], model, tmp_path / f"{compile}.csv", compile=compile, batch_size=8, show=str)
+        classify([str(images)], digits_folder, tmp_path / f"{compile}.csv", compile=compile, batch_size=8, show=str)
     assert [row["label_1"] for row in rows(tmp_path / "True.csv")] == [
         row["label_1"] for row in rows(tmp_path / "False.csv")
     ]
@@ -283,11 +278,11 @@ def not_utf8(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_names_that_are_not_text_are_rows_too(model, not_utf8, tmp_path, suffix):
+def test_names_that_are_not_text_are_rows_too(digits_folder, not_utf8, tmp_path, suffix):
     if suffix == "parquet":
         pytest.importorskip("pyarrow", reason="comes with the extra [parquet]")
     table = tmp_path / f"out.{suffix}"
-    assert classify(not_utf8, model, table, show=str)["unreadable"] == 0
+    assert classify(not_utf8, digits_folder, table, show=str)["unreadable"] == 0
     if suffix == "parquet":
         found = importlib.import_module("pyarrow.parquet").read_table(table).to_pylist()
     else:
@@ -299,19 +294,19 @@ def test_names_that_are_not_text_are_rows_too(model, not_utf8, tmp_path, suffix)
     assert os.fsdecode(urllib.parse.unquote_to_bytes(shown[0].removeprefix("file://"))) == not_utf8[0]
 
 
-def test_names_that_are_not_text_are_printed_and_resumed(model, not_utf8, tmp_path):
-    command = [sys.executable, "-m", "hgnetv2_hf.cli", "classify", *not_utf8, "--model", str(model)]
+def test_names_that_are_not_text_are_printed_and_resumed(digits_folder, not_utf8, tmp_path):
+    command = [sys.executable, "-m", "hgnetv2_hf.cli", "classify", *not_utf8, "--model", str(digits_folder)]
     run = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"})
     assert run.returncode == 0 and b"/caf%E9.png: " in run.stdout + run.stderr, run.stderr[-2000:]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hgnetv2_hf.inference.classify._write_table", lambda *_: sys.exit(1))
         with pytest.raises(SystemExit):
-            classify(not_utf8, model, tmp_path / "out.csv", show=str)
-    assert classify(not_utf8, model, tmp_path / "out.csv", show=str)["resumed"] == len(not_utf8)
+            classify(not_utf8, digits_folder, tmp_path / "out.csv", show=str)
+    assert classify(not_utf8, digits_folder, tmp_path / "out.csv", show=str)["resumed"] == len(not_utf8)
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_number_of_files(model, tmp_path):
+def test_memory_does_not_grow_with_the_number_of_files(digits_folder, tmp_path):
     image = tmp_path / "images"
     image.mkdir()
     PIL.Image.effect_noise((300, 300), 50).convert("RGB").save(image / "0.jpg")
@@ -327,7 +322,7 @@ before = peak_memory()
 classify([sys.argv[1]], sys.argv[2], sys.argv[3] + "/b.csv", show=str)
 print(peak_memory() - before)
 """
-    run = [sys.executable, "-c", code, str(image), str(model), str(tmp_path)]
+    run = [sys.executable, "-c", code, str(image), str(digits_folder), str(tmp_path)]
     added = int(subprocess.run(run, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
     assert added < 30e6  # 3,000 decoded images are 800 MB
     assert len(rows(tmp_path / "b.csv")) == 3000
@@ -346,17 +341,17 @@ def test_labels_follow_the_problem_type():
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"top_k": 0}, {"top_k": -1}])
-def test_no_images_per_call_and_no_labels_are_refused(model, images, wrong):
+def test_no_images_per_call_and_no_labels_are_refused(digits_folder, images, wrong):
     with pytest.raises(InferenceError, match="expected a positive whole number"):
-        classify([str(images)], model, **wrong)
+        classify([str(images)], digits_folder, **wrong)
 
 
-def test_a_damaged_journal_starts_anew(model, images, tmp_path, monkeypatch):
+def test_a_damaged_journal_starts_anew(digits_folder, images, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("hgnetv2_hf.inference.classify._write_table", lambda *_: sys.exit(1))
         with pytest.raises(SystemExit):
-            classify([str(images)], model, tmp_path / "out.csv", show=str)
+            classify([str(images)], digits_folder, tmp_path / "out.csv", show=str)
     (journal,) = tmp_path.glob(".out.csv.*.partial.jsonl")
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join([*lines[:3], b"\xff" + lines[3], *lines[4:]]))
-    assert classify([str(images)], model, tmp_path / "out.csv", show=str)["resumed"] == 3
+    assert classify([str(images)], digits_folder, tmp_path / "out.csv", show=str)["resumed"] == 3

@@ -36,13 +36,6 @@ def format(request):
 
 
 @pytest.fixture(scope="module")
-def digits_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("digits") / "model"
-    hgnetv2_hf.convert_checkpoint("digits", folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def exported_digits(digits_folder, tmp_path_factory):
     """The digits in a format, exported once: path of the folder."""
     done = {}
