@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .augmentation import Augmentation
+    from .detection.criterion import DetectionCriterion
+    from .detection.losses import detection_losses
     from .distillation import DistillationTrainer, soft_cross_entropy, symmetric_kl
     from .freezing import Frozen, freeze
     from .moving_average import MovingAverage
@@ -19,11 +21,13 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "Augmentation": "augmentation",
     "ClassifierTrainer": "trainer",
+    "DetectionCriterion": "detection.criterion",
     "DistillationTrainer": "distillation",
     "Frozen": "freezing",
     "MovingAverage": "moving_average",
     "Options": "options",
     "Trained": "run",
+    "detection_losses": "detection.losses",
     "freeze": "freezing",
     "parameter_groups": "rates",
     "soft_cross_entropy": "distillation",
@@ -34,11 +38,13 @@ _MODULE_OF = {
 __all__ = [
     "Augmentation",
     "ClassifierTrainer",
+    "DetectionCriterion",
     "DistillationTrainer",
     "Frozen",
     "MovingAverage",
     "Options",
     "Trained",
+    "detection_losses",
     "freeze",
     "parameter_groups",
     "soft_cross_entropy",
