@@ -6,6 +6,7 @@ files.
 """
 
 import contextlib
+import filecmp
 import gc
 import json
 import os
@@ -231,6 +232,8 @@ def _part(file, content, category_ids, box_format):
     index_of = {number: index for index, number in enumerate(ids)}
     if len(index_of) < len(ids):
         raise DataError(f"{file} has two images with the id {shortened(_first_twice(ids))}.")
+    for name in names:
+        _check_name(name, file)
     folder = _image_folder(file, names)
     paths = [_path(folder, name, file) for name in names]
     if len(set(paths)) < len(paths):
@@ -304,7 +307,7 @@ def _why_not(row, index_of, label_of):
         return f"there is no category with the id {shortened(row.category_id)}"
     if row.iscrowd not in (None, 0, 1):
         return f"iscrowd is {shortened(row.iscrowd)}, expected 0 or 1"
-    if not isinstance(row.bbox, list) or len(row.bbox) != 4 or not all(map(_is_number, row.bbox)):
+    if not isinstance(row.bbox, list) or len(row.bbox) != 4 or not all(map(_is_real, row.bbox)):
         return f"bbox is {shortened(row.bbox)}, expected four numbers"
     return f"area is {shortened(row.area)}, expected a number"
 
@@ -319,19 +322,21 @@ def _image_folder(file, names):
     places += [root / "images", root / "data", root, file.parent]
     if file.name == ROBOFLOW:
         places = [file.parent]
-    sample = [each for each in names[:: max(1, len(names) // _SAMPLE)] if isinstance(each, str) and "\0" not in each]
-    sample = [os.fsencode(each) for each in sample if len(each) < MAX_NAME and _can_be_encoded(each)]
+    sample = names[:: max(1, len(names) // _SAMPLE)]
     found, real = {}, set()
     for place in places:
         if place.is_dir() and (resolved := os.path.realpath(place)) not in real:
             real.add(resolved)
-            if hits := [name for name in sample if os.path.isfile(os.path.join(os.fsencode(place), name))]:
+            if hits := [name for name in sample if os.path.isfile(place / name)]:
                 found[place] = hits
     best = sorted(found, key=lambda place: -len(found[place]))
-    if len(best) > 1 and set(found[best[0]]) & set(found[best[1]]):
-        raise DataError(
-            f"The images of {file} can be those in {best[0]} or those in {best[1]}; leave one of the folders."
-        )
+    for other in best[1:]:
+        common = next((name for name in found[best[0]] if name in found[other]), None)
+        if common is not None and not filecmp.cmp(best[0] / common, other / common, shallow=False):
+            raise DataError(
+                f"The images of {file} can be those in {best[0]} or those in {other}, where {common} is another "
+                "image; leave one of the folders."
+            )
     return best[0] if best else next((place for place in places if place.is_dir()), root)
 
 
@@ -340,20 +345,20 @@ def _root(file):
     return file.parent.parent if file.parent.name == "annotations" else file.parent
 
 
-def _path(folder, name, file):
-    """
-    Raises:
-        `DataError`: the name is none, or leads out of the data.
-    """
+def _check_name(name, file):
+    """Raises `DataError` unless an image's file_name can be a path inside the data."""
     if not isinstance(name, str) or not name or "\0" in name or len(name) > MAX_NAME or not _can_be_encoded(name):
         raise DataError(f"{file} has an image whose file_name is {shortened(name)}; expected a path.")
-    is_absolute = os.path.isabs(name) or (":" in name and PureWindowsPath(name).is_absolute())
-    path = os.path.join(folder, name)
-    if ".." in name and not is_absolute:
-        path, root = os.path.normpath(path), os.path.normpath(_root(file))
-        is_absolute = root != "." and os.path.commonpath([path, root]) != root or path.startswith("..")
-    if is_absolute:
+    if name[0] in "/\\" or (":" in name and PureWindowsPath(name).is_absolute()):
         raise DataError(f"{file} has an image whose file_name leads out of the data, {shortened(name)}.")
+
+
+def _path(folder, name, file):
+    path = os.path.join(folder, name)
+    if ".." in name:
+        path, root = os.path.normpath(path), os.path.normpath(_root(file))
+        if os.path.relpath(path, root).startswith(".."):
+            raise DataError(f"{file} has an image whose file_name leads out of the data, {shortened(name)}.")
     return path
 
 
@@ -371,6 +376,10 @@ def _first_twice(values):
 
 def _is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_real(value):
+    return _is_number(value) and (isinstance(value, float) or abs(value) < 2**1000)
 
 
 def _is_integer(value):

@@ -15,6 +15,7 @@ from .splits import Selection
 
 
 NUM_QUERIES = 300  # of the detectors; they find no more objects in an image
+_TITLES = {"train": "training", "validation": "validation"}
 _SHOWN = 5
 _BLOCK = 2**20  # bytes that are hashed at once
 
@@ -41,12 +42,12 @@ def check_detection_data(data, workers=None):
         bad = {} if split is None else _missing(split.images)
         if split is not None and len(bad) == len(split):
             raise DataError(
-                f"None of the {counted(len(split), f'{part} image')} of {data.title} is there; the first is "
+                f"None of the {counted(len(split), f'{_TITLES[part]} image')} of {data.title} is there; the first is "
                 f"{split.images.name(0) if len(split) else 'none'}."
             )
         data = _without(data, part, bad)
         split = getattr(data, part)
-        bad = {} if split is None else unreadable(split.images, f"checking {part} images", workers)
+        bad = {} if split is None else unreadable(split.images, f"checking {_TITLES[part]} images", workers)
         data = _without(data, part, bad)
     data = _without_copies(data)
     check_objects(data)
@@ -196,7 +197,8 @@ def described(data, before=None):
 
 def _counts(data: DetectionData):
     lines = []
-    for title, split in (("training", data.train), ("validation", data.validation)):
+    for part, title in _TITLES.items():
+        split = getattr(data, part)
         if split is None:
             continue
         table = split.table()

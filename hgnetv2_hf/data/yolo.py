@@ -18,9 +18,9 @@ _PART_KEYS = ("train", *VALIDATION_NAMES)
 
 
 def find_yolo(folder):
-    """The descriptions in a folder: YAML files that name images to learn from, or to validate with."""
+    """The descriptions in a folder: `data.yaml`, and YAML files that name images or classes."""
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
-    return [path for path in files if _describes_images(path)]
+    return [path for path in files if path.stem == "data" or _describes_images(path)]
 
 
 def _describes_images(path):
