@@ -253,7 +253,7 @@ def check_class_names(names, source):
 def shortened(value, limit=40):
     """A value of a file as an error shows it: short, whatever it holds."""
     if isinstance(value, (dict, list, tuple, set)):
-        return f"a {type(value).__name__} of {len(value)}"
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
     try:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python prints

@@ -186,5 +186,5 @@ def hold_out_images(data, fraction, seed):
         data,
         train=data.train.select(rest),
         validation=data.train.select(held_out),
-        held_out=f"{len(held_out) / total:.0%} of the images, seed {seed}",
+        held_out=f"{len(held_out)} of {total} images, drawn with seed {seed}",
     )

@@ -62,7 +62,9 @@ def read_voc(source):
     names = {each.name for files in read.values() for file in files for each in file.objects}
     classes = known or sorted(names)
     if not classes:
-        raise DataError(f"{folder} holds no object in any XML file.")
+        problems = [file.problem for files in read.values() for file in files if file.problem]
+        first = f": {counted(len(problems), 'problem')}; the first: {problems[0]}" if problems else ""
+        raise DataError(f"{folder} holds no object in any XML file{first}.")
     check_class_names(classes, str(class_list or folder))
     trains, held_out = ([name for name in parts if name in each] for each in (_TRAINING, VALIDATION_NAMES))
     train = _annotations(read[trains[0]], classes)

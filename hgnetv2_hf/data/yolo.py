@@ -13,7 +13,7 @@ from .splits import VALIDATION_NAMES
 
 
 _SUFFIXES = (".yaml", ".yml")
-_LARGEST = 2**20  # bytes of a description; PyYAML takes seconds for more
+_LARGEST = 2**18  # bytes of a description; PyYAML takes seconds for more
 _PART_KEYS = ("train", *VALIDATION_NAMES)
 
 
@@ -174,7 +174,8 @@ def _labels(paths, is_pose):
     for path in paths:
         file = _label_file(path, folders)
         try:
-            text = file.read_text(encoding="utf-8-sig")
+            with open(file, encoding="utf-8-sig") as stream:
+                text = stream.read()
         except FileNotFoundError:
             without += 1
             text = ""
@@ -213,8 +214,8 @@ def _label_file(path, folders):
         parts = Path(folder).parts
         last = max((index for index, part in enumerate(parts) if part == "images"), default=None)
         labels = Path(folder) if last is None else Path(*parts[:last], "labels", *parts[last + 1 :])
-        folders[folder] = labels if labels.is_dir() else Path(folder)
-    return folders[folder] / f"{os.path.splitext(name)[0]}.txt"
+        folders[folder] = str(labels) if labels.is_dir() else folder
+    return os.path.join(folders[folder], f"{os.path.splitext(name)[0]}.txt")
 
 
 def _rows(text, is_pose):

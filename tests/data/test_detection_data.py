@@ -470,6 +470,10 @@ def test_other_data_that_cannot_be_read_are_one_sentence(tmp_path):
     for year in (2007, 2012):
         (tmp_path / "years" / f"VOC{year}" / "Annotations").mkdir(parents=True)
     refuses("holds VOC2007 and VOC2012; pass one", tmp_path / "years")
+    (tmp_path / "xml").mkdir()
+    scenes.draw(0, tmp_path / "xml" / "0.png")
+    (tmp_path / "xml" / "0.xml").write_text("<annotation>")
+    refuses("no object in any XML file: 1 problem; the first: .*0.xml cannot be read", tmp_path / "xml")
 
 
 def test_held_out_images_leave_every_class_in_training(tmp_path):
