@@ -11,6 +11,7 @@ from .streams import Stream
 
 
 _FILES = (".parquet", ".arrow", "dataset_dict.json", "state.json", ".py")
+_SAVED = ("dataset_dict.json", "state.json")  # by `save_to_disk`
 _SHUFFLE_BUFFER = 10_000  # images of a stream
 
 
@@ -19,7 +20,7 @@ def holds_datasets_files(folder):
     return any(name.endswith(_FILES) for name in os.listdir(folder))
 
 
-class _Column(Sequence):
+class Column(Sequence):
     """The images of a data set of the ``datasets`` library, whose own decoding is off."""
 
     def __init__(self, dataset, column):
@@ -38,6 +39,34 @@ class _Column(Sequence):
         return f"{index} of {len(self)}"  # its path could only be had with its bytes
 
 
+def load(source, config_name=None, streaming=False):
+    """
+    Args:
+        source (`str`): a name or a folder, also one that `save_to_disk` wrote.
+        config_name (`str`, *optional*): of the data set.
+        streaming (`bool`, defaults to `False`): streams instead of splits.
+
+    Returns:
+        `datasets.DatasetDict`, or `datasets.IterableDatasetDict`.
+
+    Raises:
+        `DataError`: the library is missing, or it has no such data set.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(
+            f'{source} is no image folder, and data sets by name need the library: pip install "hgnetv2-hf[train]".'
+        ) from error
+    try:
+        if not streaming and any(os.path.isfile(os.path.join(source, name)) for name in _SAVED):
+            saved = datasets.load_from_disk(str(source))
+            return saved if isinstance(saved, dict) else datasets.DatasetDict({"train": saved})
+        return datasets.load_dataset(str(source), config_name, streaming=streaming)
+    except Exception as error:  # a script, a network and a dozen file formats stand behind this call
+        raise DataError(f"{source} is no image folder and no data set: {sentence(error)[:300]}") from error
+
+
 def read_dataset(source, image_column, label_column, config_name, streaming, seed):
     """
     Args:
@@ -52,21 +81,14 @@ def read_dataset(source, image_column, label_column, config_name, streaming, see
     Raises:
         `DataError`: the library is missing, or it has no such data set, split or column.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(
-            f'{source} is no image folder, and data sets by name need the library: pip install "hgnetv2-hf[train]".'
-        ) from error
-    try:
-        loaded = datasets.load_dataset(str(source), config_name, streaming=streaming)
-    except Exception as error:  # a script, a network and a dozen file formats stand behind this call
-        raise DataError(f"{source} is no image folder and no data set: {sentence(error)[:300]}") from error
+    loaded = load(source, config_name, streaming)
+    import datasets
+
     if "train" not in loaded:
         raise DataError(f"{source} has no split named train; it has {', '.join(loaded)}.")
     features = loaded["train"].features
-    image_column = image_column or _only(features, datasets.Image, "image")
-    label_column = label_column or _only(features, datasets.ClassLabel, "label")
+    image_column = image_column or only_column(features, datasets.Image, "image")
+    label_column = label_column or only_column(features, datasets.ClassLabel, "label")
     for column in (image_column, label_column):
         if column not in features:
             raise DataError(f"{source} has no column {column}; it has {', '.join(features)}.")
@@ -94,12 +116,12 @@ def read_dataset(source, image_column, label_column, config_name, streaming, see
 
 def _split(dataset, image_column, label_column, index):
     labels = [index.get(value, -1) for value in dataset[label_column]]
-    whole = Split(_Column(dataset, image_column), labels)
+    whole = Split(Column(dataset, image_column), labels)
     keep = [position for position, label in enumerate(labels) if label >= 0]  # -1: the test splits of many data sets
     return whole if len(keep) == len(labels) else whole.select(keep)
 
 
-def _only(features, kind, fallback):
+def only_column(features, kind, fallback):
     """The name of the only column of a kind."""
     names = [name for name, feature in features.items() if isinstance(feature, kind)]
     return names[0] if len(names) == 1 else fallback

@@ -42,7 +42,7 @@ def load_data(
         data = _digits()
     elif os.path.isdir(source) and not holds_datasets_files(source):
         data = read_class_folders(Path(source), needs_labels, class_folders)
-    elif not os.path.exists(source) and _is_path(source):
+    elif not os.path.exists(source) and is_path(source):
         raise DataError(
             f"There is no folder {source}; expected an image folder, a data set of the `datasets` library, or digits."
         )
@@ -59,7 +59,7 @@ def load_data(
     return data
 
 
-def _is_path(name):
+def is_path(name):
     """Whether a name cannot be a data set's on the Hub, which is called `name` or `user/name`."""
     return name.startswith(("/", ".", "~")) or name.endswith("/") or name.count("/") > 1
 

@@ -32,10 +32,12 @@ class Split:
 
     def select(self, indices):
         labels = None if self.labels is None else [self.labels[index] for index in indices]
-        return Split(_Selection(self.images, indices), labels)
+        return Split(Selection(self.images, indices), labels)
 
 
-class _Selection(Sequence):
+class Selection(Sequence):
+    """Some of the items of a sequence, by index; images keep their `name` and `key`."""
+
     def __init__(self, images, indices):
         self.images, self.indices = images, np.asarray(indices, dtype="int64")
 

@@ -2,16 +2,14 @@
 
 import csv
 import json
-import zlib
 from pathlib import Path
 
 import PIL.Image
-import PIL.ImageDraw
-import PIL.ImageFont
 import PIL.ImageOps
 from tqdm.auto import tqdm
 
 from ..backbone import check_name
+from ..data.drawing import draw_boxes
 from ..errors import InferenceError, raised_as
 from ..files.atomic import atomic_folder, claim
 from ..files.images import UNREADABLE, find_images, printable_path
@@ -107,27 +105,10 @@ def _unique_names(images):
 
 
 def _draw(image, objects):
-    """The image with boxes and labels, as large as its short side needs to be read; a colour per label."""
-    side = min(image.size)
-    width, font = max(1, side // 200), PIL.ImageFont.load_default(max(11, side // 28))
-    drawing = PIL.ImageDraw.Draw(image)
-    for each in sorted(objects, key=lambda each: each["score"]):  # the surest on top
-        left, top, right, bottom = (each["box"][name] for name in ("xmin", "ymin", "xmax", "ymax"))
-        colour = f"hsl({zlib.crc32(each['label'].encode('utf-8', 'replace')) % 360}, 80%, 38%)"
-        drawing.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=width)
-        _draw_label(drawing, f"{each['label']} {each['score']:.2f}", (left, top), font, colour)
-    return image
-
-
-def _draw_label(drawing, text, corner, font, colour):
-    """On the box's upper edge, moved into the image where it would leave it."""
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    left, top, right, bottom = drawing.textbbox((0, 0), text, font=font)
-    width, height = right + left, bottom + top
-    x = max(0, min(corner[0], drawing.im.size[0] - width))
-    y = max(0, corner[1] - height)
-    drawing.rectangle((x, y, x + width, y + height), fill=colour)
-    drawing.text((x, y), text, fill="white", font=font)
+    objects = sorted(objects, key=lambda each: each["score"])  # the surest on top
+    boxes = [[each["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for each in objects]
+    captions = [f"{each['label']} {each['score']:.2f}" for each in objects]
+    return draw_boxes(image, boxes, [each["label"] for each in objects], captions)
 
 
 def _write_table(rows, path):
