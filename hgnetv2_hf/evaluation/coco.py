@@ -1,0 +1,184 @@
+"""COCO's figures of detections, as its own tools compute them (computed by `faster-coco-eval`), and which classes a
+detector takes for which."""
+
+import numpy as np
+
+from ..errors import HGNetV2Error
+from .boxes import pair
+
+
+_AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}  # below 32², 32² to 96², above 96² pixels
+_COUNTS = {1: 0, 10: 1, 100: 2}  # detections per image and class
+# Figure: precision or recall, IoU (None: the mean of 0.50, 0.55 … 0.95), area, detections.
+_FIGURES = {
+    "AP": ("precision", None, "all", 100),
+    "AP50": ("precision", 0, "all", 100),
+    "AP75": ("precision", 5, "all", 100),
+    "AP_small": ("precision", None, "small", 100),
+    "AP_medium": ("precision", None, "medium", 100),
+    "AP_large": ("precision", None, "large", 100),
+    "AR_1": ("recall", None, "all", 1),
+    "AR_10": ("recall", None, "all", 10),
+    "AR_100": ("recall", None, "all", 100),
+    "AR_small": ("recall", None, "small", 100),
+    "AR_medium": ("recall", None, "medium", 100),
+    "AR_large": ("recall", None, "large", 100),
+}
+_PER_CLASS = ("AP", "AP50", "AR_100")
+RECALLS = np.linspace(0, 1, 101)  # where precision is read
+
+
+def coco_figures(detections, answers, classes):
+    """
+    Args:
+        detections (`list[dict]`): per image `scores` `(n,)`, `labels` `(n,)` and `boxes` `(n, 4)`, arrays or tensors;
+            boxes are left, top, right, bottom in pixels, labels positions in `classes`.
+        answers (`Sequence`): per image what is there: `boxes` `(m, 4)`, `labels` `(m,)`, `crowd` `(m,)` and `areas`
+            `(m,)`, in square pixels, as attributes.
+        classes (`list[str]`): the names of the classes.
+
+    Returns:
+        `dict`: `AP`, `AP50`, `AP75`, `AP_small`, `AP_medium`, `AP_large`, `AR_1`, `AR_10`, `AR_100`, `AR_small`,
+            `AR_medium` and `AR_large`, 0…1, or `None` where there is nothing to find; and `per_class`, which holds
+            `AP`, `AP50`, `AR_100` and `boxes` (how many there are to find) of each class.
+
+    Raises:
+        `HGNetV2Error`: `faster-coco-eval` is not installed.
+    """
+    return coco_evaluation(detections, answers, classes)[0]
+
+
+def coco_evaluation(detections, answers, classes):
+    """
+    As [`coco_figures`], and the curves.
+
+    Returns:
+        `tuple[dict, dict[str, np.ndarray]]`: the figures; and precision, a mean over the classes with objects, at the
+            recalls of `RECALLS`: `AP50`, `AP75` and `AP`, `(101,)` each, NaN where there is nothing to find.
+    """
+    precision, recall = _accumulated(detections, answers, classes)
+    figures = {name: _mean(_selected(precision, recall, row)) for name, row in _FIGURES.items()}
+    boxes = np.zeros(len(classes), dtype="int64")
+    for objects in answers:
+        labels = np.asarray(objects.labels, dtype="int64")[~np.asarray(objects.crowd, dtype=bool)]
+        boxes += np.bincount(labels, minlength=len(classes))
+    figures["per_class"] = {
+        name: {
+            **{figure: _mean(_selected(precision, recall, _FIGURES[figure])[..., index]) for figure in _PER_CLASS},
+            "boxes": int(boxes[index]),
+        }
+        for index, name in enumerate(classes)
+    }
+    return figures, {name: _curve(_selected(precision, recall, _FIGURES[name])) for name in ("AP50", "AP75", "AP")}
+
+
+def detection_confusion(detections, answers, classes, score=0.5, iou=0.5):
+    """
+    Counts which class is taken for which: detections above a score, paired with objects one to one by [`pair`].
+
+    Args:
+        detections, answers, classes: as in [`coco_figures`]; crowds are neither found nor missed.
+        score (`float`, defaults to 0.5): only detections above it count.
+        iou (`float`, defaults to 0.5): the least overlap of a pair.
+
+    Returns:
+        `np.ndarray`: `(classes + 1, classes + 1)`; a row per class that is there, a column per class that is detected.
+            The last row counts detections where nothing is, the last column objects that nothing was detected for.
+    """
+    nothing = len(classes)
+    confusion = np.zeros((nothing + 1, nothing + 1), dtype="int64")
+    for detected, objects in zip(detections, answers):
+        pairs, lone, missed = pair(detected, objects, score, iou)
+        labels, true = np.asarray(detected["labels"]), np.asarray(objects.labels)
+        np.add.at(confusion, (true[pairs[:, 1]], labels[pairs[:, 0]]), 1)
+        np.add.at(confusion, (nothing, labels[lone]), 1)
+        np.add.at(confusion, (true[missed], nothing), 1)
+    return confusion
+
+
+def require_coco_tools():
+    """
+    Returns:
+        `tuple[type, type]`: the library's `COCO` and `COCOeval_faster`.
+
+    Raises:
+        `HGNetV2Error`: it is not installed.
+    """
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ImportError as error:
+        raise HGNetV2Error('COCO\'s figures need faster-coco-eval: pip install "hgnetv2-hf[detection]".') from error
+    return COCO, COCOeval_faster
+
+
+def _accumulated(detections, answers, classes):
+    """Precision (10 IoUs, 101 recalls, classes, 4 areas, 3 counts) and recall (10, classes, 4, 3); -1: nothing to
+    find."""
+    coco, evaluation = require_coco_tools()
+    if not len(answers) or not len(classes):
+        shape = (len(classes), len(_AREAS), len(_COUNTS))
+        return np.full((10, len(RECALLS), *shape), -1.0), np.full((10, *shape), -1.0)
+    common = {
+        "images": [{"id": index} for index in range(len(answers))],
+        "categories": [{"id": index, "name": name} for index, name in enumerate(classes)],
+    }
+    truth, found = coco(print_function=_silent), coco(print_function=_silent)
+    truth.dataset = {**common, "annotations": list(_numbered(map(_rows_of_answers, answers)))}
+    found.dataset = {**common, "annotations": list(_numbered(map(_rows_of_detections, detections)))}
+    truth.createIndex()
+    found.createIndex()
+    run = evaluation(truth, found, "bbox", print_function=_silent)
+    run.evaluate()
+    run.accumulate()
+    return np.asarray(run.eval["precision"]), np.asarray(run.eval["recall"])
+
+
+def _silent(*_):
+    pass
+
+
+def _numbered(rows_of_images):
+    """The annotations of all images; number 0 means unmatched to the COCO tools."""
+    number = 0
+    for image, rows in enumerate(rows_of_images):
+        for row in rows:
+            number += 1
+            yield {"id": number, "image_id": image, **row}
+
+
+def _rows_of_answers(objects):
+    crowd, areas = np.asarray(objects.crowd, dtype=int).tolist(), np.asarray(objects.areas, dtype="float64").tolist()
+    for index, (label, box) in enumerate(zip(np.asarray(objects.labels).tolist(), corner_and_sides(objects.boxes))):
+        yield {"category_id": label, "bbox": box, "area": areas[index], "iscrowd": crowd[index]}
+
+
+def _rows_of_detections(detected):
+    scores = np.asarray(detected["scores"], dtype="float64").tolist()
+    labels = np.asarray(detected["labels"]).tolist()
+    for label, score, box in zip(labels, scores, corner_and_sides(detected["boxes"])):
+        yield {"category_id": label, "score": score, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+
+
+def corner_and_sides(boxes):
+    """Left, top, right, bottom to COCO's left, top, width, height: a list of lists of float."""
+    boxes = np.asarray(boxes, dtype="float64").reshape(-1, 4)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist()
+
+
+def _selected(precision, recall, row):
+    """The values that a figure is the mean of, classes last."""
+    kind, iou, area, count = row
+    values = (precision if kind == "precision" else recall)[..., _AREAS[area], _COUNTS[count]]
+    return values if iou is None else values[iou : iou + 1]
+
+
+def _mean(values):
+    values = values[values > -1]
+    return float(values.mean()) if values.size else None
+
+
+def _curve(values):
+    """Precision at each recall: the mean over IoUs and over the classes that have objects."""
+    known = values > -1
+    total = np.where(known, values, 0).sum((0, 2))
+    return np.divide(total, known.sum((0, 2)), out=np.full(len(RECALLS), np.nan), where=known.any((0, 2)))
