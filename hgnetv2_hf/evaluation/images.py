@@ -20,7 +20,7 @@ class LabelledImages:
     images: Sequence
     answers: Sequence  # the index of each one's class, or its objects
     classes: list[str]
-    ids: Optional[list[int]]  # COCO's, of the images and of the classes
+    ids: Optional[list[int]]  # of the images and of the classes, where they are COCO's
     category_ids: Optional[list[int]]
 
     def __len__(self):
@@ -34,7 +34,18 @@ class LabelledImages:
 
 
 def choose_images(data, part, limit):
-    """The images of a part, or some of them, evenly spread."""
+    """
+    Args:
+        data (`Data` or `DetectionData`): `title`, `train`, `validation` and `classes`.
+        part (`"validation"`, `"train"` or `"all"`)
+        limit (`int` or `None`): so many images only, evenly spread.
+
+    Returns:
+        [`LabelledImages`]
+
+    Raises:
+        `HGNetV2Error`: there are none.
+    """
     if part == "validation" and data.validation is None:
         raise HGNetV2Error(
             f"{data.title} has no validation part; pass --part train or all, or --validation-fraction with the value "

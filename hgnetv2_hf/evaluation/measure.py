@@ -12,7 +12,7 @@ from .boxes import pair
 from .calibration import expected_calibration_error, reliability
 from .coco import coco_evaluation, detection_confusion
 from .confusion import confusion_matrix
-from .pictures import MISTAKES, THUMBNAIL, draw_classifier, draw_detector
+from .pictures import MISTAKES, NOTHING, THUMBNAIL, draw_classifier, draw_detector
 
 
 _ANOTHER = "(another class)"
@@ -23,7 +23,7 @@ class Measured:
     """A model's figures, and what its files are written from."""
 
     metrics: dict
-    names: list[str]  # of the rows of the confusion matrix, without a detector's row for nothing
+    names: list[str]  # of the rows of the confusion matrix
     confusion: np.ndarray
     rows: list[dict]  # of results.csv
     draw: Callable  # writes the page: a path and a title
@@ -31,93 +31,115 @@ class Measured:
     detections: Optional[dict[int, dict]] = None
 
 
-def measure_classifier(common, images, positions, answered, threshold):
+def measure_classifier(common, images, positions, answered, threshold=None):
+    """
+    Args:
+        common (`dict`): metrics that are known already.
+        images ([`LabelledImages`])
+        positions (`np.ndarray`): `(classes,)`, the model's label of each class of the data; see [`match_labels`].
+        answered (`dict[int, tuple]`): by the index of the image, the model's best labels, best first, and the
+            probability of the first; images that cannot be read are missing.
+
+    Returns:
+        [`Measured`]
+    """
     indices = sorted(answered)
     best = np.stack([answered[index][0] for index in indices])
     scores = np.array([answered[index][1] for index in indices])
     labels = np.array([images.answers[index] for index in indices], dtype="int64")
-    right = best[:, 0] == positions[labels]
-    rows = reliability(scores, right)
-    to_data = {position: label for label, position in enumerate(positions.tolist()) if position >= 0}
-    names = list(images.classes)
-    answers = np.array([to_data.get(answer, len(names)) for answer in best[:, 0].tolist()], dtype="int64")
-    if (answers == len(names)).any():
-        names.append(_ANOTHER)
+    to_data = _to_data(positions, best.max())[best[:, 0]]
+    names = [*images.classes, _ANOTHER][: len(images.classes) + bool((to_data < 0).any())]
+    answers = np.where(to_data < 0, len(images.classes), to_data)
     confusion = confusion_matrix(answers, labels, len(names))
-    metrics = {
-        **common,
-        **accuracies(best, positions[labels]),
-        "ece": expected_calibration_error(rows),
-        "reliability": rows,
-        "per_class": per_class(confusion[: len(images.classes)], images.classes),
-    }
-    table = [
+    bins = reliability(scores, answers == labels)
+    rows = [
         {
             "index": index,
             "image": images.images.name(index),
-            "class": images.classes[label],
+            "class": names[label],
             "answer": names[answer],
             "score": float(f"{score:.6g}"),
-            "right": int(is_right),
+            "right": int(answer == label),
             "error": "",
         }
-        for index, label, answer, score, is_right in zip(indices, labels, answers, scores.tolist(), right)
+        for index, label, answer, score in zip(indices, labels.tolist(), answers.tolist(), scores.tolist())
     ]
-    wrong = sorted((row for row in table if not row["right"]), key=lambda row: -row["score"])[:MISTAKES]
+    metrics = {
+        **common,
+        **accuracies(best, positions[labels]),
+        "ece": expected_calibration_error(bins),
+        "reliability": bins,
+        "per_class": per_class(confusion[: len(images.classes)], images.classes),
+    }
+    chance = close_to_chance(metrics["accuracy"], np.bincount(labels, minlength=len(images.classes)).tolist())
 
     def draw(path, title):
-        mistakes = [
-            (
-                _thumbnail(images.images[row["index"]])[0],
-                f"{printable(row['class'])[:30]} → {printable(row['answer'])[:30]} {row['score']:.2f}",
-            )
-            for row in wrong
-        ]
-        draw_classifier(path, title, confusion, list(map(printable, names)), rows, mistakes)
+        wrong = sorted((row for row in rows if not row["right"]), key=lambda row: -row["score"])
+        mistakes = [_mistake(row, images) for row in wrong[:MISTAKES]]
+        draw_classifier(path, title, confusion, list(map(printable, names)), bins, mistakes)
 
-    chance = close_to_chance(metrics["accuracy"], np.bincount(labels, minlength=len(images.classes)).tolist())
-    return Measured(metrics, names, confusion, table, draw, [f"{chance}."] if chance else [])
+    return Measured(metrics, names, confusion, rows, draw, [f"{chance}."] if chance else [])
 
 
-def measure_detector(common, images, positions, answered, threshold):
+def measure_detector(common, images, positions, answered, threshold=0.5):
+    """
+    Args:
+        common, images, positions: as in [`measure_classifier`].
+        answered (`dict[int, dict]`): by the index of the image, `scores`, best first, `labels` and `boxes` in pixels;
+            images that cannot be read are missing.
+        threshold (`float`, defaults to 0.5): score above which detections count in confusion, rows and pictures.
+
+    Returns:
+        [`Measured`]: detections of classes that the data lack are left out, as COCO's tools do.
+    """
     indices = sorted(answered)
-    to_data = np.full(max(positions.max(initial=-1) + 1, 1 + _largest_label(answered)), -1, dtype="int64")
-    for label, position in enumerate(positions.tolist()):
-        if position >= 0:
-            to_data[position] = label
-    detections, ignored = {}, 0
-    for index in indices:
-        labels = to_data[answered[index]["labels"]]
-        known = labels >= 0
-        ignored += int((~known & (answered[index]["scores"] > threshold)).sum())
-        kept = {name: array[known] for name, array in answered[index].items()}
-        detections[index] = {**kept, "labels": labels[known]}
-    found, answers = list(detections.values()), [images.answers[index] for index in indices]
+    answers = [images.answers[index] for index in indices]
+    to_data = _to_data(positions, max(_largest_label(each) for each in answered.values()))
+    detections = {index: _renumbered(answered[index], to_data) for index in indices}
+    found = list(detections.values())
     figures, curves = coco_evaluation(found, answers, images.classes)
     confusion = detection_confusion(found, answers, images.classes, threshold)
-    metrics = {**common, **figures, "threshold": threshold}
-    table = [
+    rows = [
         {"index": index, "image": images.images.name(index), **_counts(each, objects, threshold), "error": ""}
         for index, each, objects in zip(indices, found, answers)
     ]
-    worst = sorted((row for row in table if row["missed"] + row["extra"]), key=_share_right)[:MISTAKES]
 
     def draw(path, title):
-        mistakes = [_drawn(row, images, detections[row["index"]], threshold) for row in worst]
+        worst = sorted((row for row in rows if row["missed"] + row["extra"]), key=_share_right)
+        mistakes = [_objects_of(row, images, detections[row["index"]], threshold) for row in worst[:MISTAKES]]
         draw_detector(path, title, confusion, list(map(printable, images.classes)), curves, mistakes)
 
-    lacking = len(to_data) - int((to_data >= 0).sum())
+    lost = sum(int((each["scores"] > threshold).sum()) for each in answered.values())
+    lost -= sum(int((each["scores"] > threshold).sum()) for each in found)
     notes = []
-    if ignored:
+    if lost:
         notes.append(
-            f"{counted(ignored, 'detection')} above {threshold:g} of classes that {images.title} lacks "
-            f"({lacking} of the model's) left out, as COCO's tools do"
+            f"{counted(lost, 'detection')} above {threshold:g} of classes that {images.title} lacks: left out, as "
+            "COCO's tools do"
         )
-    return Measured(metrics, [*images.classes, "(nothing)"], confusion, table, draw, notes, detections)
+    metrics = {**common, **figures, "threshold": threshold}
+    return Measured(metrics, [*images.classes, NOTHING], confusion, rows, draw, notes, detections)
 
 
-def _largest_label(answered):
-    return max((int(each["labels"].max()) for each in answered.values() if each["labels"].size), default=-1)
+def _to_data(positions, largest):
+    """The class of the data of each label of the model, -1 where the data lack it."""
+    to_data = np.full(max(int(positions.max(initial=-1)), int(largest)) + 1, -1, dtype="int64")
+    known = np.flatnonzero(positions >= 0)
+    to_data[positions[known]] = known
+    return to_data
+
+
+def _largest_label(detected):
+    return int(detected["labels"].max(initial=-1))
+
+
+def _renumbered(detected, to_data):
+    labels = to_data[detected["labels"]]
+    return {
+        "scores": detected["scores"][labels >= 0],
+        "labels": labels[labels >= 0],
+        "boxes": detected["boxes"][labels >= 0],
+    }
 
 
 def _counts(detected, objects, threshold):
@@ -139,6 +161,11 @@ def _share_right(row):
     return 2 * row["found"] / (2 * row["found"] + row["missed"] + row["extra"]), -(row["worst_score"] or 0)
 
 
+def _mistake(row, images):
+    text = f"{printable(row['class'])[:30]} → {printable(row['answer'])[:30]} {row['score']:.2f}"
+    return _thumbnail(images.images[row["index"]])[0], text
+
+
 def _thumbnail(image):
     """A smaller copy, and how much smaller."""
     scale = min(1.0, THUMBNAIL / max(image.size))
@@ -146,7 +173,8 @@ def _thumbnail(image):
     return (image if scale == 1 else image.resize(size)), scale
 
 
-def _drawn(row, images, detected, threshold):
+def _objects_of(row, images, detected, threshold):
+    """The image, its counts, and the boxes in it: see [`draw_detector`]."""
     thumbnail, scale = _thumbnail(images.images[row["index"]])
     objects, names = images.answers[row["index"]], list(map(printable, images.classes))
     boxes = [

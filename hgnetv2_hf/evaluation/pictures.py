@@ -9,6 +9,7 @@ from .coco import RECALLS
 from .confusion import confused_pairs
 
 
+NOTHING = "(nothing)"
 MISTAKES = 20  # drawn on a page
 THUMBNAIL = 320  # pixels of the longer side of an image that is drawn
 _ALL_NAMES = 60  # classes whose confusion is drawn as a table with names
@@ -55,7 +56,7 @@ def draw_detector(path, title, confusion, names, curves, mistakes):
     figure, left, right, pictures = _page(
         title, len(mistakes), "the images with most mistakes: what is there (green) and what is detected (red)"
     )
-    _draw_confusion(left, confusion, [*names, "(nothing)"], "detected")
+    _draw_confusion(left, confusion, [*names, NOTHING], "detected")
     for name, label in (("AP50", "IoU 0.5"), ("AP75", "IoU 0.75"), ("AP", "mean of IoU 0.5 … 0.95")):
         right.plot(RECALLS, curves[name], label=label)
     right.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision, mean over classes", box_aspect=1)

@@ -46,18 +46,21 @@ def table_and_notes(measured, images, part):
     yield from lines
     classes = counted(len(images.classes), "class", "classes")
     yield f"{images.title}, part {part}: {counted(len(images), 'image')}, {classes}"
-    sizes = sorted({row["batch_size"] for row in metrics})
-    yield (
-        f"images/s: from decoded images to results (preprocessing, then the network), batches of "
-        f"{' or '.join(map(str, sizes))}, {counted(metrics[0]['threads'], 'thread')} on {metrics[0]['device']}"
+    yield "images/s: from decoded images to results (preprocessing, then the network), " + "; ".join(
+        dict.fromkeys(map(_circumstances, metrics))
     )
     for name, each in zip(names, measured):
         for note in each.notes:
             yield f"{name}: {note}" if len(measured) > 1 else note
-    broken = metrics[0]["unreadable"]
+    broken = max((row["unreadable"] for row in metrics), key=len)
     if broken:
         some = ", ".join(row["image"] for row in broken[:_NAMED]) + (" …" if len(broken) > _NAMED else "")
         yield f"{counted(len(broken), 'image')} could not be read and left out: {some}"
+
+
+def _circumstances(metrics):
+    threads = f", {counted(metrics['threads'], 'thread')}" if metrics["device"] == "cpu" else ""
+    return f"batches of {metrics['batch_size']} on {metrics['device']}{threads}"
 
 
 def _labelled(metrics):
@@ -114,9 +117,7 @@ def _write_json(value, path):
 
 def _write_rows(measured, images, path):
     """A row per image in their order, unreadable ones with their error."""
-    broken = [
-        {"index": row["index"], "image": row["image"], "error": row["error"]} for row in measured.metrics["unreadable"]
-    ]
+    broken = measured.metrics["unreadable"]
     columns = [name for name in measured.rows[0] if name != "index"]
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")

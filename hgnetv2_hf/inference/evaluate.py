@@ -5,6 +5,7 @@ threads while the network runs, a few batches ahead; only answers are kept.
 """
 
 import contextlib
+import functools
 import os
 import statistics
 import time
@@ -114,50 +115,62 @@ def evaluate(
             raise InferenceError(f"Unsupported {name} {value}: expected a positive whole number.")
     if part not in PARTS:
         raise InferenceError(f"There is no part {part!r}: {', '.join(PARTS)}.")
-    several = isinstance(model, (list, tuple))
-    reading = {
-        "validation_fraction": validation_fraction, "seed": seed, "config_name": config_name,
-        "image_column": image_column,
-    }  # fmt: skip
+    models = list(model) if isinstance(model, (list, tuple)) else [model]
     by_task = {
         "classifier": {"class_folders": class_folders, "label_column": label_column},
         "detector": {"data_format": data_format, "objects_column": objects_column},
     }
+    reading = {
+        "validation_fraction": validation_fraction, "seed": seed, "config_name": config_name,
+        "image_column": image_column,
+    }  # fmt: skip
     with contextlib.ExitStack() as stack:
         if output_dir is not None:
             stack.enter_context(claim(output_dir, overwrite=overwrite, marker=METRICS))
-        models = [recognise(each) for each in (model if several else [model])]
-        task = _task(models)
-        if task == "detector":
-            require_coco_tools()
-        if output_dir is not None and not can_draw():
-            show('pictures are left out: pip install "hgnetv2-hf[plot]" for matplotlib')
-        loaded = _load(data, models[0], {**reading, **by_task[task]})
+            if not can_draw():
+                show('pictures are left out: pip install "hgnetv2-hf[plot]" for matplotlib')
+        recognised = [recognise(each) for each in models]
+        task = _task(recognised)
+        loaded = _load(data, recognised[0], {**reading, **by_task[task]})
         for line in (*loaded.understood, *_left_out(loaded)):
             show(line)
         images = choose_images(loaded, part, limit)
-        matched = [_matched(each, images, show) for each in models]  # before the first of them takes its time
-        workers = workers or os.cpu_count() or 1
-        measure = {"classifier": measure_classifier, "detector": measure_detector}[task]
-        measured = []
-        for recognised, positions in zip(models, matched):
-            predictor = load_predictor(recognised, dtype, device, image_processor)
-            size = min(batch_size, recognised.largest_batch or batch_size)
-            answered, unreadable = _answer(recognised, predictor, images, size, workers)
-            common = {
-                "model": recognised.name, "task": task, "runtime": recognised.runtime, "dtype": predictor.dtype,
-                "device": predictor.device, "threads": threads(), "batch_size": size,
-                "images": len(images) - len(unreadable), "unreadable": unreadable,
-                "images_per_second": _speed(predictor, images, unreadable, size),
-            }  # fmt: skip
-            measured.append(measure(common, images, positions, answered, threshold))
+        matched = [_matched(each, images, show) for each in recognised]  # before the first of them takes its time
+        measure = functools.partial(
+            _measure, images=images, dtype=dtype, device=device, image_processor=image_processor,
+            batch_size=batch_size, workers=workers or os.cpu_count() or 1, threshold=threshold,
+        )  # fmt: skip
+        measured = [measure(each, positions) for each, positions in zip(recognised, matched)]
         for line in table_and_notes(measured, images, part):
             show(line)
         if output_dir is not None:
             write_evaluation(output_dir, measured, images)
             show(f"-> {printable_path(output_dir)}")
     metrics = [each.metrics for each in measured]
-    return metrics if several else metrics[0]
+    return metrics if isinstance(model, (list, tuple)) else metrics[0]
+
+
+def _measure(recognised, positions, images, dtype, device, image_processor, batch_size, workers, threshold):
+    """The [`Measured`] of one model."""
+    predictor = load_predictor(recognised, dtype, device, image_processor)
+    batch_size = min(batch_size, recognised.largest_batch or batch_size)
+    answered, unreadable = _answer(recognised, predictor, images, batch_size, workers)
+    common = {
+        "model": recognised.name,
+        "task": recognised.task,
+        "runtime": recognised.runtime,
+        "dtype": predictor.dtype,
+        "device": predictor.device,
+        "threads": threads(),
+        "batch_size": batch_size,
+        "images": len(answered),
+        "unreadable": unreadable,
+        "images_per_second": _speed(predictor, images, sorted(answered)[:batch_size]),
+    }
+    return _MEASURES[recognised.task](common, images, positions, answered, threshold)
+
+
+_MEASURES = {"classifier": measure_classifier, "detector": measure_detector}
 
 
 def _task(models):
@@ -168,6 +181,8 @@ def _task(models):
         raise InferenceError(
             f"{tasks['classifier']} is a classifier and {tasks['detector']} a detector; evaluate them one by one."
         )
+    if "detector" in tasks:
+        require_coco_tools()
     return models[0].task
 
 
@@ -179,6 +194,8 @@ def _load(data, model, options):
             raise InferenceError(_other_task(model, getattr(data, "title", "data")))
         return data
     data = os.fspath(data)
+    if data == "digits" and model.task == "detector":
+        raise InferenceError(_other_task(model, data))
     load, other = {"classifier": (load_data, _load_objects), "detector": (_load_objects, load_data)}[model.task]
     try:
         return load(data, **options)
@@ -196,7 +213,7 @@ def _load_objects(source, **options):
 
 def _can_be_read(data, load):
     """Whether data on this machine are for the other task."""
-    if not (data == "digits" or os.path.exists(data)):
+    if not os.path.exists(data):
         return False
     try:
         load(data, validation_fraction=0)
@@ -290,11 +307,9 @@ def _kept(answer):
     return five_best(logits[None])[0].numpy(), float(logits.double().softmax(-1).max())
 
 
-def _speed(predictor, images, unreadable, batch_size):
-    """Images per second from decoded images to results: the median of the same batch several times."""
-    broken = {row["index"] for row in unreadable}
-    chosen = [index for index in range(min(len(images), batch_size + len(broken))) if index not in broken]
-    batch = [images.images[index] for index in chosen[:batch_size]]
+def _speed(predictor, images, indices):
+    """Images per second from decoded images to results: the median of one batch computed several times."""
+    batch = [images.images[index] for index in indices]
     sizes = [(image.height, image.width) for image in batch]
     least, seconds = _TIMED
     times = []
