@@ -58,7 +58,15 @@ def add(commands):
     parser.add_argument(
         "--class-folders", choices=["outer", "inner"], help="which folders are the classes of a classifier's data"
     )
-    parser.add_argument("--data-format", metavar="NAME", help="of a detector's data, where it is not found out")
+    parser.add_argument(
+        "--format",
+        dest="data_format",
+        choices=["coco", "yolo", "voc", "datasets"],
+        help="of a detector's data, where they can be read in two ways",
+    )
+    parser.add_argument(
+        "--box-format", choices=["xywh", "xyxy"], help="how a COCO file or a column of `datasets` spells its boxes"
+    )
     for name, meaning in (("config-name", "configuration"), ("image-column", "images")):
         parser.add_argument(f"--{name}", metavar="NAME", help=f"{meaning} of a data set of `datasets`")
     parser.add_argument("--label-column", metavar="NAME", help="classes of a classifier's data set of `datasets`")

@@ -142,15 +142,20 @@ def _renumbered(detected, to_data):
     }
 
 
-def _counts(detected, objects, threshold):
-    """The columns of an image's row; an object is found by a detection of its class."""
+def _outcome(detected, objects, threshold):
+    """The objects that a detection of their class found, the wrong detections, and how many objects there are."""
     pairs, lone, missed = pair(detected, objects, threshold)
     same = detected["labels"][pairs[:, 0]] == np.asarray(objects.labels)[pairs[:, 1]]
-    wrong = np.concatenate([pairs[~same, 0], lone])
+    return pairs[same, 1], np.concatenate([pairs[~same, 0], lone]), len(pairs) + len(missed)
+
+
+def _counts(detected, objects, threshold):
+    """The columns of an image's row."""
+    found, wrong, total = _outcome(detected, objects, threshold)
     return {
-        "objects": len(pairs) + len(missed),
-        "found": int(same.sum()),
-        "missed": len(missed) + int((~same).sum()),
+        "objects": total,
+        "found": len(found),
+        "missed": total - len(found),
         "extra": len(wrong),
         "worst_score": float(f"{detected['scores'][wrong].max():.6g}") if len(wrong) else "",
     }
@@ -177,13 +182,18 @@ def _objects_of(row, images, detected, threshold):
     """The image, its counts, and the boxes in it: see [`draw_detector`]."""
     thumbnail, scale = _thumbnail(images.images[row["index"]])
     objects, names = images.answers[row["index"]], list(map(printable, images.classes))
+    found, wrong, _ = _outcome(detected, objects, threshold)
+    kinds = np.where(np.asarray(objects.crowd, dtype=bool), "crowd", "missed").astype(object)
+    kinds[found] = "found"
     boxes = [
-        (box * scale, names[label] + (" (crowd)" if crowd else ""), True)
-        for box, label, crowd in zip(np.asarray(objects.boxes), objects.labels, objects.crowd)
+        (box * scale, names[label], kind) for box, label, kind in zip(np.asarray(objects.boxes), objects.labels, kinds)
     ]
     boxes += [
-        (box * scale, f"{names[label]} {score:.2f}", False)
-        for box, label, score in zip(detected["boxes"], detected["labels"], detected["scores"])
-        if score > threshold
+        (
+            detected["boxes"][index] * scale,
+            f"{names[detected['labels'][index]]} {detected['scores'][index]:.2f}",
+            "wrong",
+        )
+        for index in wrong
     ]
     return thumbnail, f"{row['found']} found, {row['missed']} missed, {row['extra']} extra", boxes

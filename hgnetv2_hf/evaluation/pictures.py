@@ -11,6 +11,7 @@ from .confusion import confused_pairs
 
 NOTHING = "(nothing)"
 MISTAKES = 20  # drawn on a page
+BOXES = {"found": ("green", "-"), "missed": ("orange", "-"), "crowd": ("grey", "-"), "wrong": ("red", "--")}
 THUMBNAIL = 320  # pixels of the longer side of an image that is drawn
 _ALL_NAMES = 60  # classes whose confusion is drawn as a table with names
 _PAIRS = 25
@@ -51,21 +52,20 @@ def draw_detector(path, title, confusion, names, curves, mistakes):
         confusion (`np.ndarray`): `(classes + 1, classes + 1)`, see [`detection_confusion`].
         curves (`dict[str, np.ndarray]`): see [`coco_evaluation`].
         mistakes (`list[tuple]`): images, what is written above each, and boxes: `(left, top, right, bottom)` in pixels
-            of the drawn image, text, and whether it is an answer or else a detection.
+            of the drawn image, text, and a key of `BOXES`.
     """
-    figure, left, right, pictures = _page(
-        title, len(mistakes), "the images with most mistakes: what is there (green) and what is detected (red)"
-    )
+    kinds = ", ".join(f"{kind} ({colour})" for kind, (colour, _) in BOXES.items())
+    figure, left, right, pictures = _page(title, len(mistakes), f"the images with most mistakes: {kinds}")
     _draw_confusion(left, confusion, [*names, NOTHING], "detected")
     for name, label in (("AP50", "IoU 0.5"), ("AP75", "IoU 0.75"), ("AP", "mean of IoU 0.5 … 0.95")):
         right.plot(RECALLS, curves[name], label=label)
-    right.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision, mean over classes", box_aspect=1)
+    right.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="recall", ylabel="precision, mean over classes", box_aspect=1)
     right.grid(alpha=0.3)
     right.legend(loc="lower left")
     for axes, (image, text, boxes) in zip(pictures, mistakes):
         _show(axes, image, text)
-        for box, label, is_answer in boxes:
-            _draw_box(axes, box, label, is_answer)
+        for box, label, kind in boxes:
+            _draw_box(axes, box, label, *BOXES[kind])
     _save(figure, path)
 
 
@@ -85,9 +85,12 @@ def draw_comparison(path, rows, figure_name):
     for name, speed, value in rows:
         axes.plot([speed], [value], "o")
         axes.annotate(_plain(name), (speed, value), textcoords="offset points", xytext=(6, 4), fontsize=8)
-    axes.set(xlabel="images per second", ylabel=figure_name, xscale="log")
-    axes.margins(0.15)
-    axes.grid(alpha=0.3, which="both")
+    axes.set(xlabel="images per second", ylabel=figure_name)
+    speeds = [speed for _, speed, _ in rows]
+    if max(speeds) > 10 * min(speeds):
+        axes.set_xscale("log")
+    axes.margins(0.2)
+    axes.grid(alpha=0.3)
     _save(figure, path)
 
 
@@ -96,9 +99,9 @@ def _page(title, mistakes, heading):
     from matplotlib.figure import Figure
 
     lines = -(-mistakes // _COLUMNS)
-    figure = Figure(figsize=(14, 7.5 + 2.9 * lines), layout="constrained")
-    figure.suptitle(_plain(title), fontsize=11)
-    parts = figure.subfigures(2 if lines else 1, 1, height_ratios=[7, 2.9 * lines] if lines else None, squeeze=False)
+    figure = Figure(figsize=(14, 7.8 + 2.9 * lines), layout="constrained")
+    parts = figure.subfigures(2 if lines else 1, 1, height_ratios=[7.8, 2.9 * lines] if lines else None, squeeze=False)
+    parts[0, 0].suptitle(_plain(title), fontsize=11)
     left, right = parts[0, 0].subplots(1, 2)
     if not lines:
         return figure, left, right, []
@@ -114,7 +117,7 @@ def _draw_confusion(axes, confusion, names, answer):
         return _draw_pairs(axes, confusion, names)
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-    axes.set(xlabel=answer, ylabel="class", title="share of each class")
+    axes.set(xlabel=f"{answer} (colour: share of the class)", ylabel="class")
     names, size = [_plain(name) for name in names], 9 if len(names) <= 20 else 5
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
     axes.set_yticks(range(len(names)), names, fontsize=size)
@@ -129,8 +132,8 @@ def _draw_pairs(axes, confusion, names):
     texts = [_plain(f"{_short(true)} → {_short(answer)}") for true, answer, _ in pairs]
     axes.barh(range(len(pairs)), [count for *_, count in pairs])
     axes.set_yticks(range(len(pairs)), texts, fontsize=7)
-    axes.invert_yaxis()
-    axes.set(title="class → answer: the most frequent confusions", xlabel="count")
+    axes.set_ylim(max(len(pairs), 1) - 0.5, -0.5)
+    axes.set(xlabel="the most frequent confusions, class → answer: how often")
 
 
 def _draw_reliability(axes, rows):
@@ -144,7 +147,7 @@ def _draw_reliability(axes, rows):
     for middle, row in zip(middles, known):
         axes.text(middle, 0.01, f"{row['images'] / total:.0%}", ha="center", fontsize=7, rotation=90, color="white")
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence (share of the images in white)", ylabel="accuracy")
-    axes.set(title="reliability", box_aspect=1)
+    axes.set(box_aspect=1)
     axes.legend(loc="upper left")
 
 
@@ -153,15 +156,13 @@ def _show(axes, image, text):
     axes.set_title(_plain(text), fontsize=7)
 
 
-def _draw_box(axes, box, text, is_answer):
+def _draw_box(axes, box, text, colour, line):
     from matplotlib.patches import Rectangle
 
     left, top, right, bottom = box
-    colour = "limegreen" if is_answer else "red"
-    style = {"linewidth": 1.4, "linestyle": "-" if is_answer else "--"}
-    axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, **style))
-    place = {"va": "bottom"} if is_answer else {"va": "top"}
-    axes.text(left, top, _plain(_short(text, 24)), color=colour, fontsize=5, clip_on=True, **place)
+    axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linestyle=line))
+    side = "top" if line == "--" else "bottom"  # a wrong detection's text beside that of the object under it
+    axes.text(left, top, _plain(_short(text, 24)), color=colour, fontsize=6, clip_on=True, va=side)
 
 
 def _short(text, limit=30):

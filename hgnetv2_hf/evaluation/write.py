@@ -55,7 +55,8 @@ def table_and_notes(measured, images, part):
     broken = max((row["unreadable"] for row in metrics), key=len)
     if broken:
         some = ", ".join(row["image"] for row in broken[:_NAMED]) + (" …" if len(broken) > _NAMED else "")
-        yield f"{counted(len(broken), 'image')} could not be read and left out: {some}"
+        was = "was" if len(broken) == 1 else "were"
+        yield f"{counted(len(broken), 'image')} could not be read and {was} left out: {some}"
 
 
 def _circumstances(metrics):
@@ -89,7 +90,9 @@ def write_evaluation(output_dir, measured, images):
                 each.draw(place / "evaluation.png", _title(each.metrics, images))
         if len(measured) > 1 and can_draw():
             heading, key = next(iter(_COLUMNS[metrics[0]["task"]].items()))
-            rows = [(_labelled(row), row["images_per_second"], 100 * (row[key] or 0)) for row in metrics]
+            rows = [
+                (place.name, row["images_per_second"], 100 * (row[key] or 0)) for place, row in zip(places, metrics)
+            ]
             draw_comparison(folder / "comparison.png", rows, f"{heading} %")
 
 

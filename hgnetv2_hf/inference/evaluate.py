@@ -58,6 +58,7 @@ def evaluate(
     image_column: Optional[str] = None,
     label_column: Optional[str] = None,
     objects_column: Optional[str] = None,
+    box_format: Optional[str] = None,
     show: Callable[[str], Any] = print,
 ) -> Any:
     """
@@ -88,8 +89,8 @@ def evaluate(
         validation_fraction (`float`, defaults to 0): hold out this share where the data have no validation part: with
             the `seed` and the fraction of a training, the images that it held out.
         seed (`int`, defaults to 42): decides what is held out.
-        class_folders, data_format, config_name, image_column, label_column, objects_column (`str`, *optional*): how
-            the data are read; see `load_data` and `load_detection_data`.
+        class_folders, data_format, config_name, image_column, label_column, objects_column, box_format (`str`,
+            *optional*): how the data are read; see `load_data` and `load_detection_data`.
         show (callable, defaults to `print`): receives the table and notes, line by line.
 
     Returns:
@@ -118,7 +119,7 @@ def evaluate(
     models = list(model) if isinstance(model, (list, tuple)) else [model]
     by_task = {
         "classifier": {"class_folders": class_folders, "label_column": label_column},
-        "detector": {"data_format": data_format, "objects_column": objects_column},
+        "detector": {"data_format": data_format, "objects_column": objects_column, "box_format": box_format},
     }
     reading = {
         "validation_fraction": validation_fraction, "seed": seed, "config_name": config_name,
@@ -251,7 +252,7 @@ def _answer(recognised, predictor, images, batch_size, workers):
     answered, unreadable = {}, []
     with (
         ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(images), desc=recognised.name[-30:], unit="image", mininterval=0.5) as progress,
+        tqdm(total=len(images), desc=os.path.basename(recognised.name), unit="image", mininterval=0.5) as progress,
     ):
         ahead = deque()
 
