@@ -24,6 +24,7 @@ _FIGURES = {
     "AR_medium": ("recall", None, "medium", 100),
     "AR_large": ("recall", None, "large", 100),
 }
+_AT_ONCE = 100_000  # detections, as Python objects
 _PER_CLASS = ("AP", "AP50", "AR_100")
 RECALLS = np.linspace(0, 1, 101)  # where precision is read
 
@@ -113,50 +114,81 @@ def require_coco_tools():
 
 def _accumulated(detections, answers, classes):
     """Precision (10 IoUs, 101 recalls, classes, 4 areas, 3 counts) and recall (10, classes, 4, 3); -1: nothing to
-    find."""
-    coco, evaluation = require_coco_tools()
-    if not len(answers) or not len(classes):
-        shape = (len(classes), len(_AREAS), len(_COUNTS))
-        return np.full((10, len(RECALLS), *shape), -1.0), np.full((10, *shape), -1.0)
+    find. A class does not depend on another, so they are computed in groups, in less memory."""
+    tools = require_coco_tools()
+    shape = (len(classes), len(_AREAS), len(_COUNTS))
+    precision, recall = np.full((10, len(RECALLS), *shape), -1.0), np.full((10, *shape), -1.0)
+    answers, detections = (
+        _flat(answers, ("labels", "boxes", "crowd", "areas"), getattr),
+        _flat(detections, ("labels", "boxes", "scores"), dict.get),
+    )
+    if not answers["images"]:
+        return precision, recall
+    counts = np.bincount(detections["labels"], minlength=len(classes))
+    for group in _groups(counts, _AT_ONCE):
+        found = _run(*tools, answers, detections, group)
+        precision[:, :, group] = found["precision"]
+        recall[:, group] = found["recall"]
+    return precision, recall
+
+
+def _flat(rows, names, get):
+    """The arrays of all images in one, by name, and which image each row is of; `images` counts them."""
+    columns = {name: [np.asarray(get(each, name)) for each in rows] for name in names}
+    lengths = [len(each) for each in columns["labels"]]
+    empty = {"labels": np.zeros(0, dtype="int64"), "boxes": np.zeros((0, 4))}
+    flat = {name: np.concatenate([empty.get(name, np.zeros(0)), *each]) for name, each in columns.items()}
+    return {**flat, "image": np.repeat(np.arange(len(lengths)), lengths), "images": len(lengths)}
+
+
+def _groups(counts, limit):
+    """Consecutive classes with at most so many detections together, or one class with more."""
+    group, total = [], 0
+    for label, count in enumerate(counts.tolist()):
+        if group and total + count > limit:
+            yield group
+            group, total = [], 0
+        group.append(label)
+        total += count
+    if group:
+        yield group
+
+
+def _run(coco, evaluation, answers, detections, group):
+    """What the COCO tools accumulate for some classes."""
     common = {
-        "images": [{"id": index} for index in range(len(answers))],
-        "categories": [{"id": index, "name": name} for index, name in enumerate(classes)],
+        "images": [{"id": index} for index in range(answers["images"])],
+        "categories": [{"id": label} for label in group],
     }
     truth, found = coco(print_function=_silent), coco(print_function=_silent)
-    truth.dataset = {**common, "annotations": list(_numbered(map(_rows_of_answers, answers)))}
-    found.dataset = {**common, "annotations": list(_numbered(map(_rows_of_detections, detections)))}
+    truth.dataset = {**common, "annotations": _annotations(answers, group, {"area": "areas", "iscrowd": "crowd"})}
+    found.dataset = {**common, "annotations": _annotations(detections, group, {"score": "scores"})}
     truth.createIndex()
     found.createIndex()
     run = evaluation(truth, found, "bbox", print_function=_silent)
     run.evaluate()
     run.accumulate()
-    return np.asarray(run.eval["precision"]), np.asarray(run.eval["recall"])
+    return run.eval
 
 
 def _silent(*_):
     pass
 
 
-def _numbered(rows_of_images):
-    """The annotations of all images; number 0 means unmatched to the COCO tools."""
-    number = 0
-    for image, rows in enumerate(rows_of_images):
-        for row in rows:
-            number += 1
-            yield {"id": number, "image_id": image, **row}
-
-
-def _rows_of_answers(objects):
-    crowd, areas = np.asarray(objects.crowd, dtype=int).tolist(), np.asarray(objects.areas, dtype="float64").tolist()
-    for index, (label, box) in enumerate(zip(np.asarray(objects.labels).tolist(), corner_and_sides(objects.boxes))):
-        yield {"category_id": label, "bbox": box, "area": areas[index], "iscrowd": crowd[index]}
-
-
-def _rows_of_detections(detected):
-    scores = np.asarray(detected["scores"], dtype="float64").tolist()
-    labels = np.asarray(detected["labels"]).tolist()
-    for label, score, box in zip(labels, scores, corner_and_sides(detected["boxes"])):
-        yield {"category_id": label, "score": score, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+def _annotations(flat, group, columns):
+    """COCO's rows of some classes, image by image; number 0 would mean unmatched."""
+    rows = np.flatnonzero(np.isin(flat["labels"], group))
+    images, labels = flat["image"][rows].tolist(), flat["labels"][rows].tolist()
+    boxes = corner_and_sides(flat["boxes"][rows])
+    annotations = [
+        {"id": number, "image_id": image, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for number, (image, label, box) in enumerate(zip(images, labels, boxes), 1)
+    ]
+    for name, column in columns.items():
+        kind = int if name == "iscrowd" else "float64"
+        for annotation, value in zip(annotations, flat[column][rows].astype(kind).tolist()):
+            annotation[name] = value
+    return annotations
 
 
 def corner_and_sides(boxes):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from hgnetv2_hf.errors import HGNetV2Error
+from hgnetv2_hf.evaluation import coco
 from hgnetv2_hf.evaluation.boxes import best_boxes, overlaps, pair
 from hgnetv2_hf.evaluation.coco import RECALLS, coco_evaluation, coco_figures, detection_confusion
 
@@ -73,14 +74,14 @@ def figures_of_pycocotools(detections, answers, classes):
     from pycocotools.cocoeval import COCOeval
 
     def index(rows):
-        coco = COCO()
-        coco.dataset = {
+        indexed = COCO()
+        indexed.dataset = {
             "images": [{"id": number} for number in range(len(answers))],
             "categories": [{"id": number + 1} for number in range(len(classes))],
             "annotations": [{**row, "id": number + 1} for number, row in enumerate(rows)],
         }
-        coco.createIndex()
-        return coco
+        indexed.createIndex()
+        return indexed
 
     def row(image, box, label, **others):
         left, top, right, bottom = map(float, box)
@@ -106,9 +107,10 @@ def figures_of_pycocotools(detections, answers, classes):
 
 @needs_coco_tools
 @pytest.mark.parametrize("seeds", [range(0, 50), *(pytest.param(range(n, n + 50)) for n in (50, 100, 150))])
-def test_coco_figures_are_those_of_pycocotools(seeds, capsys):
+def test_coco_figures_are_those_of_pycocotools(seeds, capsys, monkeypatch):
     pytest.importorskip("pycocotools", reason="comes with the extra [test]")
     for seed in seeds:
+        monkeypatch.setattr(coco, "_AT_ONCE", [100_000, 50, 1][seed % 3])
         detections, answers, classes = random_case(seed)
         figures, curves = coco_evaluation(detections, answers, classes)
         assert capsys.readouterr() == ("", "")
