@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .backbone import LoadedBackbone, load_backbone, load_backbone_into
     from .conversion import ConversionReport, ExportReport, convert_checkpoint, export_weights
     from .errors import ConversionError, HGNetV2Error
+    from .inference.evaluate import evaluate
     from .inference.export import export_model
     from .inference.optimize import optimize_for_inference
     from .inference.runtime import load_exported
@@ -37,6 +38,7 @@ _MODULE_OF = {
     **dict.fromkeys(("ConversionReport", "ExportReport", "convert_checkpoint", "export_weights"), "conversion"),
     **dict.fromkeys(("HGNetV2ImageProcessor", "HGNetV2ImageProcessorFast"), "model.image_processing_hgnetv2"),
     **dict.fromkeys(("LoadedBackbone", "load_backbone", "load_backbone_into"), "backbone"),
+    "evaluate": "inference.evaluate",
     "export_model": "inference.export",
     "load_exported": "inference.runtime",
     "optimize_for_inference": "inference.optimize",
@@ -61,6 +63,7 @@ __all__ = [
     "PPHGNetV2ForImageClassification",
     "PPHGNetV2Model",
     "convert_checkpoint",
+    "evaluate",
     "export_model",
     "export_weights",
     "load_backbone",

@@ -43,3 +43,20 @@ def draw_confusion(confusion, classes, path):
     figure.colorbar(picture, label="share of the class's validation images", shrink=0.8)
     figure.savefig(path, dpi=120, bbox_inches="tight")  # long names of classes would be cut
     return True
+
+
+def confused_pairs(confusion, names, limit):
+    """
+    Args:
+        confusion (`np.ndarray`): of [`confusion_matrix`].
+        names (`list[str]`): of the classes.
+        limit (`int`)
+
+    Returns:
+        `list[tuple[str, str, int]]`: class, answer and how often, of the most frequent wrong answers.
+    """
+    wrong = confusion - np.diag(confusion.diagonal())
+    order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
+    rows, columns = np.unravel_index(order, wrong.shape)
+    counts = wrong[rows, columns].tolist()
+    return [(names[row], names[column], count) for row, column, count in zip(rows, columns, counts) if count]

@@ -1,0 +1,229 @@
+"""Any classifier or detector as one call from images to answers: folders and repositories of Transformers, exported
+folders, models in memory."""
+
+import copy
+import dataclasses
+import inspect
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Optional
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForObjectDetection
+
+from ..backbone import check_name, load_image_processor
+from ..errors import InferenceError
+from ..evaluation.boxes import best_boxes
+from ..files.images import printable_path
+from ..structure import contains_hgnetv2
+from ..wording import sentence
+from .optimize import optimize_for_inference
+from .precision import fastest_dtype, warn_if_emulated
+from .runtime import DESCRIPTION, is_exported, load_exported
+
+
+TASKS = {"ForImageClassification": "classifier", "ForObjectDetection": "detector"}
+_EXPORTED = {("logits",): "classifier", ("logits", "pred_boxes"): "detector"}  # by the outputs
+_LOADERS = {
+    "classifier": AutoModelForImageClassification.from_pretrained,
+    "detector": AutoModelForObjectDetection.from_pretrained,
+}
+_UNLOADABLE = (OSError, ValueError, KeyError, ImportError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recognised:
+    """What a model is, before its weights are read."""
+
+    model: Any  # a folder, a repository, or a model in memory
+    name: str  # for people
+    task: str  # "classifier" or "detector"
+    labels: list[str]
+    runtime: str  # "torch", "onnx", "openvino" or "executorch"
+    largest_batch: Optional[int]  # of images per call
+
+
+def recognise(model):
+    """
+    Args:
+        model (`str`, `os.PathLike` or `torch.nn.Module`): a classifier or a detector of Transformers, by folder,
+            repository or as it is; or a folder of `hgnetv2-hf export`.
+
+    Returns:
+        [`Recognised`]
+
+    Raises:
+        `InferenceError`: there is no such model, or it is neither.
+    """
+    if isinstance(model, torch.nn.Module):
+        return _recognised(model, type(model).__name__, model.config, [type(model).__name__])
+    name = printable_path(model)
+    if is_exported(model):
+        return _recognise_exported(model, name)
+    check_name(model)
+    try:
+        config = AutoConfig.from_pretrained(model)
+    except _UNLOADABLE as error:
+        raise InferenceError(f"{name} is no model that can be loaded: {sentence(error)[:300]}") from error
+    return _recognised(model, name, config, config.architectures or [])
+
+
+def _recognised(model, name, config, architectures):
+    found = [task for ending, task in TASKS.items() if any(ending in each for each in architectures)]
+    if not found:
+        raise InferenceError(f"{name} holds {', '.join(architectures) or 'no model'}: no classifier and no detector.")
+    _refuse_other_problems(config, name, found[0])
+    return Recognised(model, name, found[0], _labels(config), "torch", None)
+
+
+def _recognise_exported(folder, name):
+    try:
+        description = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))
+        task, runtime = _EXPORTED.get(tuple(description["outputs"])), description["format"]
+        largest = 1 if task == "detector" else (description.get("maximum") or {}).get("batch")
+        config = AutoConfig.from_pretrained(folder)
+    except (*_UNLOADABLE, TypeError, AttributeError) as error:
+        raise InferenceError(f"{name} is no exported folder that can be read: {sentence(error)[:300]}") from error
+    if task is None:
+        raise InferenceError(f"{name} holds an exported backbone: no classifier and no detector.")
+    _refuse_other_problems(config, name, task)
+    return Recognised(folder, name, task, _labels(config), runtime, largest)
+
+
+def _refuse_other_problems(config, name, task):
+    if task == "classifier" and (config.problem_type or "") not in ("", "single_label_classification"):
+        raise InferenceError(f"{name} is for {config.problem_type}; images of one class each are expected.")
+    if task == "classifier" and config.num_labels < 2:
+        raise InferenceError(f"{name} has one output only; a classifier with at least two classes is expected.")
+
+
+def _labels(config):
+    return [str(config.id2label[index]) for index in range(config.num_labels)]
+
+
+class Predictor:
+    """
+    A loaded model. `pixels` may be called in any thread.
+
+    Attributes:
+        dtype (`str`): what it computes in.
+        device (`str`): where.
+    """
+
+    def __init__(self, outputs, processor, answers, dtype, device):
+        self._outputs = outputs  # float32 array (batch, channels, height, width) -> named tensors in float32
+        self._processor = processor
+        self._answers = answers  # outputs and sizes -> an answer per image
+        self.dtype = dtype
+        self.device = device
+
+    def pixels(self, image):
+        """An RGB image to a float32 array (height, width, channels)."""
+        if type(self._processor).__name__ == "HGNetV2ImageProcessor":  # the package's or remote code's
+            return self._processor(image, return_tensors="np", data_format="channels_last")["pixel_values"][0]
+        pixel_values = self._processor(images=image, return_tensors="pt")["pixel_values"][0]
+        return np.moveaxis(np.asarray(pixel_values), 0, -1)
+
+    def __call__(self, arrays, sizes):
+        """
+        Args:
+            arrays (`list[np.ndarray]`): of `pixels`; those of different sizes are computed one by one.
+            sizes (`list[tuple[int, int]]`): height and width of each image.
+
+        Returns:
+            `list`: per image the logits `(classes,)` of a classifier; or `scores` `(n,)`, best first, `labels` `(n,)`
+                and `boxes` `(n, 4)`, left, top, right, bottom in pixels, of a detector. NumPy arrays.
+        """
+        if len({array.shape for array in arrays}) > 1:
+            return [self([array], [size])[0] for array, size in zip(arrays, sizes)]
+        return self._answers(self._outputs(np.moveaxis(np.stack(arrays), -1, 1)), sizes)
+
+
+def load_predictor(recognised, dtype="float32", device=None, image_processor=None):
+    """
+    Args:
+        recognised ([`Recognised`])
+        dtype (`str`): `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`.
+        device (`str`, *optional*): by default the first GPU, if there is one; exported folders run on the CPU.
+        image_processor (*optional*): of a model in memory; by default that of the folder it came from.
+
+    Returns:
+        [`Predictor`]
+
+    Raises:
+        `InferenceError`: the model, its image processor or the runtime cannot be loaded, or not in this precision.
+    """
+    if recognised.runtime != "torch":
+        return _load_exported(recognised, dtype, device)
+    try:
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model, source = _model(recognised)
+        processor = image_processor if image_processor is not None else load_image_processor(source)
+        model = _fastest(model.to(device), dtype)
+    except (*_UNLOADABLE, RuntimeError, AssertionError) as error:  # the last two: no such device
+        raise InferenceError(f"{recognised.name} cannot be loaded: {sentence(error)[:300]}") from error
+    names = ("logits",) if recognised.task == "classifier" else ("logits", "pred_boxes")
+
+    def outputs(pixel_values):
+        with torch.inference_mode():
+            output = model(torch.from_numpy(pixel_values).to(model.device, model.dtype))
+        return {name: output[name].float().cpu() for name in names}
+
+    return Predictor(outputs, processor, _answers(recognised, processor), str(model.dtype)[6:], str(device))
+
+
+def _model(recognised):
+    """The model in evaluation mode and float32, and where its image processor lies."""
+    if isinstance(recognised.model, torch.nn.Module):
+        return copy.deepcopy(recognised.model).eval().float(), recognised.model.name_or_path
+    load = _LOADERS[recognised.task]
+    return load(recognised.model, dtype=torch.float32).eval(), recognised.model
+
+
+def _fastest(model, dtype):
+    dtype = fastest_dtype(model.device) if dtype == "auto" else getattr(torch, dtype)
+    if contains_hgnetv2(model):
+        return optimize_for_inference(model, dtype=dtype)
+    warn_if_emulated(dtype, model.device)
+    return model.to(dtype)
+
+
+def _load_exported(recognised, dtype, device):
+    if device not in (None, "cpu"):
+        raise InferenceError(f"{recognised.name} is an exported folder, which runs on the CPU; leave --device out.")
+    exported = load_exported(recognised.model, dtype, threads=torch.get_num_threads())
+    try:
+        processor = load_image_processor(recognised.model)
+    except _UNLOADABLE as error:
+        raise InferenceError(f"{recognised.name} has no image processor: {sentence(error)[:300]}") from error
+
+    def outputs(pixel_values):
+        return {name: torch.from_numpy(np.array(value)) for name, value in exported.run(pixel_values).items()}
+
+    return Predictor(outputs, processor, _answers(recognised, processor), exported.dtype, "cpu")
+
+
+def _answers(recognised, processor):
+    if recognised.task == "classifier":
+        return lambda outputs, sizes: list(outputs["logits"].numpy())
+    own = getattr(processor, "post_process_object_detection", None)
+    is_focal = own is None or "use_focal_loss" in inspect.signature(own).parameters  # RT-DETR's, and what uses it
+
+    def detections(outputs, sizes):
+        if is_focal:
+            found = best_boxes(outputs["logits"], outputs["pred_boxes"], sizes, outputs["logits"].shape[1])
+        else:
+            found = own(SimpleNamespace(**outputs), threshold=0.0, target_sizes=[tuple(size) for size in sizes])
+        found = [{name: each[name].numpy() for name in ("scores", "labels", "boxes")} for each in found]
+        order = [np.argsort(-each["scores"], kind="stable") for each in found]
+        return [{name: array[rows] for name, array in each.items()} for each, rows in zip(found, order)]
+
+    return detections
+
+
+def threads():
+    """How many threads the network has on a CPU."""
+    return torch.get_num_threads() or os.cpu_count() or 1
