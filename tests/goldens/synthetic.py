@@ -1,13 +1,10 @@
+# ruff: noqa
+# fmt: off
 """Model outputs and targets made of seeded NumPy numbers: nothing of them has to be stored. Needs NumPy only."""
 
 import numpy as np
 
-CASES = {
-    "several": (11, (5, 0, 1)),
-    "empty": (12, (0, 0)),
-    "one": (13, (1,)),
-    "crowd": (14, (12, 3)),
-}  # name -> seed, boxes per image
+CASES = {"several": (11, (5, 0, 1)), "empty": (12, (0, 0)), "one": (13, (1,)), "crowd": (14, (12, 3))}  # name -> seed, boxes per image
 
 
 def targets(random, counts, num_classes=80):
@@ -16,12 +13,7 @@ def targets(random, counts, num_classes=80):
     for count in counts:
         size = random.uniform(0.05, 0.6, (count, 2))
         centre = size / 2 + random.uniform(0, 1, (count, 2)) * (1 - size)
-        result.append(
-            {
-                "labels": random.randint(0, num_classes, count).astype("int64"),
-                "boxes": np.concatenate([centre, size], 1),
-            }
-        )
+        result.append({"labels": random.randint(0, num_classes, count).astype("int64"), "boxes": np.concatenate([centre, size], 1)})
     return result
 
 

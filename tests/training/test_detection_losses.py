@@ -1,7 +1,6 @@
-"""The originals' criteria: goldens of D-FINE, RT-DETRv2 and DEIM, alone and with one training step of the whole model."""
+"""The originals' criteria: goldens of D-FINE, RT-DETRv2 and DEIM, alone and in a training step of the whole model."""
 
 import functools
-import os
 import re
 
 import numpy as np
@@ -13,10 +12,8 @@ from goldens import synthetic
 from safetensors.torch import load_file
 
 from hgnetv2_hf.conversion.detectors import DETECTORS, rename_detector
-from hgnetv2_hf.errors import TrainingError
 from hgnetv2_hf.training import DetectionCriterion, detection_losses
 from hgnetv2_hf.training.detection import criterion as criterion_module
-from hgnetv2_hf.training.detection.denoising import make_denoising
 
 
 FAMILIES = {"dfine": "loss_dfine_n", "rtdetrv2": "loss_rtdetrv2", "deim": "loss_deim_n"}

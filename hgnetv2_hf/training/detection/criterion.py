@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from ...errors import TrainingError
 from .boxes import overlaps, to_corners
 from .distribution import edges_to_bins
-from .matching import Costs, gather, match, union
+from .matching import COSTS, Costs, gather, match, union
 
 
 TEMPERATURE = 5  # of the distributions in DDF
@@ -89,7 +89,7 @@ class DetectionCriterion(torch.nn.Module):
 
     def __init__(
         self, family: str = "dfine", num_classes: int = 80, weights: Optional[dict[str, float]] = None,
-        alpha: Optional[float] = None, gamma: Optional[float] = None, reg_max: int = 32, costs: Costs = Costs(),
+        alpha: Optional[float] = None, gamma: Optional[float] = None, reg_max: int = 32, costs: Costs = COSTS,
     ):  # fmt: skip
         super().__init__()
         if family not in FAMILIES:

@@ -1,7 +1,7 @@
 """Contrastive denoising: queries made from true objects by noise, which the decoder learns to undo.
 
-Source: D-FINE and RT-DETR ``denoising.py``. Boxes that the noise turned inside out keep their size in D-FINE; in RT-DETR
-they have none.
+Source: D-FINE and RT-DETR ``denoising.py``. Boxes that the noise turned inside out keep their size in D-FINE; in
+RT-DETR they have none.
 """
 
 import torch

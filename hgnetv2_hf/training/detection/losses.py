@@ -24,8 +24,8 @@ def detection_losses(
         model (`PreTrainedModel`): `DFineForObjectDetection`, `RTDetrForObjectDetection` or
             `RTDetrV2ForObjectDetection`, with any backbone, in training mode.
         pixel_values (`torch.Tensor`): `(images, 3, height, width)`.
-        targets (`list[dict]`): of each image, `labels` (or `class_labels`) `(n,)` and `boxes` `(n, 4)`, centre and size
-            in 0…1.
+        targets (`list[dict]`): of each image, `labels` (or `class_labels`) `(n,)` and `boxes` `(n, 4)`, centre and
+            size in 0…1.
         denoising (`dict`, *optional*): the denoising queries, as [`make_denoising`] returns them; drawn by default.
         criterion ([`DetectionCriterion`], *optional*): by default that of the model's family.
         call (callable, *optional*): the model as it is wrapped (DDP), called in its place.

@@ -21,8 +21,11 @@ class Costs(NamedTuple):
     gamma: float = 2.0
 
 
+COSTS = Costs()
+
+
 @torch.no_grad()
-def match(logits, boxes, targets, costs=Costs()):
+def match(logits, boxes, targets, costs=COSTS):
     """
     Args:
         logits (`torch.Tensor`): `(heads, images, queries, classes)`, before the sigmoid.

@@ -1,7 +1,7 @@
 """A detector of Transformers in training, its outputs as the original's decoder hands them to its criterion.
 
-Denoising queries are put before the decoder's own by a hook that lives as long as the call. The model is called without
-labels, computes no loss of its own, draws no noise of its own, and is not changed.
+Denoising queries are put before the decoder's own by a hook that lives as long as the call. The model is called
+without labels, computes no loss of its own, draws no noise of its own, and is not changed.
 """
 
 import contextlib
