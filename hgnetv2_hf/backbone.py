@@ -142,7 +142,7 @@ def load_backbone_into(model: torch.nn.Module, source: Union[str, os.PathLike]) 
     from .model.variants import STAGE_FIELDS
 
     place, target = _find_backbone(model)
-    loaded = _read_backbone(os.fspath(source))
+    loaded = read_backbone(os.fspath(source))
     fields = ("stem_channels", "use_learnable_affine_block", *STAGE_FIELDS)
     given, wanted = ({field: getattr(each.config, field) for field in fields} for each in (loaded, target))
     different = [field for field in fields if _as_list(given[field]) != _as_list(wanted[field])]
@@ -177,7 +177,8 @@ def _find_backbone(model):
     return found[0]
 
 
-def _read_backbone(source):
+def read_backbone(source):
+    """The backbone of a folder, a repository, a weight file or a published name."""
     from .conversion.convert import read_checkpoint
     from .conversion.source import find_source
     from .hub.published import published_name

@@ -7,11 +7,27 @@ import sys
 from .. import __version__
 from ..errors import HGNetV2Error
 from ..wording import sentence
-from . import benchmark, classify, convert, detect, evaluate, export, export_weights, listing, quickstart, run, train
+from . import (
+    benchmark,
+    classify,
+    convert,
+    detect,
+    evaluate,
+    export,
+    export_weights,
+    listing,
+    quickstart,
+    run,
+    train,
+    train_detector,
+)
 from ._framework import ends_at_sigterm, fail, warnings_in_one_line
 
 
-COMMANDS = (quickstart, listing, convert, export_weights, classify, detect, evaluate, export, benchmark, train, run)
+COMMANDS = (
+    quickstart, listing, convert, export_weights, classify, detect, evaluate, export, benchmark, train, train_detector,
+    run,
+)  # fmt: skip
 
 
 def main(argv=None) -> int:

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from .augmentation import Augmentation
     from .detection.criterion import DetectionCriterion
     from .detection.losses import detection_losses
+    from .detection.options import DetectorOptions
+    from .detection.run import TrainedDetector, train_detector
     from .distillation import DistillationTrainer, soft_cross_entropy, symmetric_kl
     from .freezing import Frozen, freeze
     from .moving_average import MovingAverage
@@ -22,34 +24,40 @@ _MODULE_OF = {
     "Augmentation": "augmentation",
     "ClassifierTrainer": "trainer",
     "DetectionCriterion": "detection.criterion",
+    "DetectorOptions": "detection.options",
     "DistillationTrainer": "distillation",
     "Frozen": "freezing",
     "MovingAverage": "moving_average",
     "Options": "options",
     "Trained": "run",
+    "TrainedDetector": "detection.run",
     "detection_losses": "detection.losses",
     "freeze": "freezing",
     "parameter_groups": "rates",
     "soft_cross_entropy": "distillation",
     "symmetric_kl": "distillation",
     "train": "run",
+    "train_detector": "detection.run",
 }
 
 __all__ = [
     "Augmentation",
     "ClassifierTrainer",
     "DetectionCriterion",
+    "DetectorOptions",
     "DistillationTrainer",
     "Frozen",
     "MovingAverage",
     "Options",
     "Trained",
+    "TrainedDetector",
     "detection_losses",
     "freeze",
     "parameter_groups",
     "soft_cross_entropy",
     "symmetric_kl",
     "train",
+    "train_detector",
 ]
 
 

@@ -80,7 +80,7 @@ class Augmentation:
     def __call__(self, image: PIL.Image.Image, key: Optional[tuple] = None) -> torch.Tensor:
         """An RGB image to a float32 tensor (3, height, width), its channels last in memory. ``key`` decides all
         randomness."""
-        with _seeded(key) if key is not None else contextlib.nullcontext():
+        with seeded(key) if key is not None else contextlib.nullcontext():
             image = self._random_zoom(image) if self.shift else self._random_crop(image)
             if random.random() < self.flip:
                 image = image.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
@@ -123,7 +123,7 @@ class Augmentation:
 
 
 @contextlib.contextmanager
-def _seeded(key):
+def seeded(key):
     """Python's, NumPy's and PyTorch's generators, as the key says, and afterwards as they were."""
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
     seed = int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=4).digest(), "little")

@@ -85,7 +85,7 @@ def fit(
         if options.early_stopping is not None:
             raise TrainingError("--early-stopping needs images to validate with, and there are none.")
     measure = Measure(len(start.classes))
-    with _readable_errors(work, ValueError, RuntimeError):
+    with readable_errors(work, ValueError, RuntimeError):
         trainer = build_trainer(
             start,
             teacher,
@@ -99,7 +99,7 @@ def fit(
             moving_average=average,
             class_weights=class_weights(data.train, len(start.classes)) if options.class_weights else None,
         )
-    with _readable_errors(work, ValueError):
+    with readable_errors(work, ValueError):
         if average is not None:
             trainer.add_callback(KeepMovingAverage(average, checkpoint))
         if checkpoint:
@@ -238,7 +238,7 @@ class Measure:
 
 
 @contextlib.contextmanager
-def _readable_errors(work, *kinds):
+def readable_errors(work, *kinds):
     """Errors of these kinds, and those of a disk that is full, as one sentence."""
     try:
         yield

@@ -5,6 +5,7 @@ Source: PaddleClas ``ppcls/utils/ema.py``: every tensor of the state, running st
 """
 
 import contextlib
+import math
 import os
 
 import torch
@@ -24,25 +25,32 @@ class MovingAverage:
     Args:
         model (`nn.Module`): the model that trains; not wrapped by FSDP, whose processes hold parts of it.
         decay (`float`, defaults to 0.9999): PaddleClas's.
+        warmup (`int`, defaults to 0): updates in which the decay rises, `decay * (1 - exp(-update / warmup))`, as in
+            RT-DETR and D-FINE (``src/optim/ema.py``).
 
     Raises:
         `ValueError`: the decay is not in [0, 1).
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.9999):
+    def __init__(self, model: nn.Module, decay: float = 0.9999, warmup: int = 0):
         if not 0 <= decay < 1:
             raise ValueError(f"The decay of a moving average is at least 0 and below 1, not {decay}.")
         self.model = model
-        self.decay = decay
+        self.decay, self.warmup = decay, warmup
         self.average = AveragedModel(model, multi_avg_fn=self._move, use_buffers=True)
         self.average.n_averaged.fill_(1)  # it starts from the first weights, as PaddleClas's does
 
     def _move(self, averages, current, _):
         if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, list(current), 1 - self.decay)
+            torch._foreach_lerp_(averages, list(current), 1 - self._decay_now())
         else:  # counters
             for average, value in zip(averages, current):
                 average.copy_(value)
+
+    def _decay_now(self):
+        if not self.warmup:
+            return self.decay
+        return self.decay * (1 - math.exp(-int(self.average.n_averaged) / self.warmup))  # it started with 1
 
     def update(self):
         self.average.update_parameters(self.model)

@@ -222,7 +222,7 @@ class Options:
 
 def check_options(options):
     """Raises ``TrainingError`` for a value that an option cannot have."""
-    for field in dataclasses.fields(Options):
+    for field in dataclasses.fields(options):
         value, choices = getattr(options, field.name), field.metadata.get("choices")
         if value is None and field.default is None:
             continue
@@ -248,5 +248,10 @@ def _description(field):
     return f"{field.name} ({kind}{optional}): {text}{field.metadata.get('details', '')}."
 
 
-_DESCRIPTIONS = "\n".join(f"    {_description(field)}" for field in dataclasses.fields(Options))
-Options.__doc__ = f"{Options.__doc__ or ''}\n\nArgs:\n{_DESCRIPTIONS}"  # none with `python -OO`
+def describe_fields(options):
+    """Writes the help of a class's options into its docstring, which `python -OO` leaves out."""
+    descriptions = "\n".join(f"    {_description(field)}" for field in dataclasses.fields(options))
+    options.__doc__ = f"{options.__doc__ or ''}\n\nArgs:\n{descriptions}"
+
+
+describe_fields(Options)

@@ -27,7 +27,7 @@ _CHECKS = (
     ("per_device_eval_batch_size", lambda value: value > 0, "a positive whole number"),
     ("gradient_accumulation_steps", lambda value: value > 0, "a positive whole number"),
     ("label_smoothing_factor", lambda value: 0 <= value < 1, "a number of at least 0 and below 1"),
-    ("prediction_loss_only", lambda value: not value, "no such option, because accuracy is what is measured"),
+    ("prediction_loss_only", lambda value: not value, "no such option, because what was learnt is measured"),
 )
 
 
@@ -38,7 +38,7 @@ class Request:
     data: str
     model: str
     output_dir: str
-    options: Options
+    options: Any  # [`Options`], or what stands for them in another task
     overwrite: bool
     training_arguments: dict[str, Any]  # those that were given
     repo_id: Optional[str]  # where to push the result
@@ -73,7 +73,7 @@ def make_request(data, model, output_dir, options, overwrite, training_arguments
     if given.pop("push_to_hub", False):  # at the end and with the whole folder, so not by `Trainer`
         repo_id = given.pop("hub_model_id", None) or Path(output_dir).name
         check_repository(repo_id)
-    if options.early_stopping is not None:
+    if isinstance(options, Options) and options.early_stopping is not None:
         given.setdefault("load_best_model_at_end", True)
     return Request(data, model, output_dir, options, overwrite, given, repo_id)
 
@@ -85,15 +85,25 @@ def build_training_arguments(request, row):
         `TrainingError`: they contradict each other.
     """
     defaults, given = recipe.training_arguments(row), request.training_arguments
-    if given.get("dataloader_num_workers", defaults["dataloader_num_workers"]) == 0:
-        defaults["dataloader_persistent_workers"] = False
-    defaults["dataloader_pin_memory"] = has_accelerator()  # PyTorch warns at every loader otherwise
     if request.options.teacher is not None:
         defaults["label_smoothing_factor"] = 0.0
     if given.get("fsdp"):
         choose_fsdp2()
         defaults["fsdp_config"] = dict(recipe.FSDP_CONFIG)
     defaults["weight_decay"] = recipe.weight_decay(given.get("optim", defaults["optim"]))
+    return training_arguments(request, defaults)
+
+
+def training_arguments(request, defaults):
+    """The `TrainingArguments` of a request, with these defaults and what the machine and the launcher ask for.
+
+    Raises:
+        `TrainingError`: they contradict each other.
+    """
+    given, defaults = request.training_arguments, dict(defaults)
+    if given.get("dataloader_num_workers", defaults["dataloader_num_workers"]) == 0:
+        defaults["dataloader_persistent_workers"] = False
+    defaults["dataloader_pin_memory"] = has_accelerator()  # PyTorch warns at every loader otherwise
     if number_of_processes() > 1 and not has_accelerator():
         defaults["use_cpu"] = True  # without it accelerate leaves every process alone
     try:
@@ -110,6 +120,17 @@ def check_request(request, args):
         args (`TrainingArguments`): of any recipe; making them joined the processes that a launcher started.
     """
     options = request.options
+    check_training_arguments(args)
+    if options.class_weights and options.teacher is not None:
+        raise TrainingError("--class-weights is about labels, which --teacher does not look at.")
+    if options.streaming and args.max_steps <= 0:
+        raise TrainingError("A stream has no length: say --max_steps.")
+    if options.streaming and (options.classes or options.images_per_class):
+        raise TrainingError("--classes and --images-per-class need data that are no stream.")
+
+
+def check_training_arguments(args):
+    """Raises ``TrainingError`` for what `Trainer` would stumble over."""
     for name, accepts, expected in _CHECKS:
         value = getattr(args, name)
         if not accepts(value):
@@ -119,12 +140,6 @@ def check_request(request, args):
             f"The launcher started {number_of_processes()} processes, and {args.world_size} would train together: "
             "start one process per GPU, or pass --use_cpu."
         )
-    if options.class_weights and options.teacher is not None:
-        raise TrainingError("--class-weights is about labels, which --teacher does not look at.")
-    if options.streaming and args.max_steps <= 0:
-        raise TrainingError("A stream has no length: say --max_steps.")
-    if options.streaming and (options.classes or options.images_per_class):
-        raise TrainingError("--classes and --images-per-class need data that are no stream.")
 
 
 def make_plan(request, args, images, show):

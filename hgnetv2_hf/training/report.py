@@ -82,17 +82,17 @@ def _as_drawn(tensor, augmentation):
     return image.resize((image.width * scale, image.height * scale), PIL.Image.Resampling.NEAREST)
 
 
-def draw_curves(metrics, path):
-    """Draws loss, rate and, where there is one, accuracy over the epochs into ``path``. Returns ``False`` where
-    matplotlib is missing."""
+def draw_curves(metrics, path, figure_key="eval_accuracy", figure_title="accuracy"):
+    """Draws loss, rate and, where there is one, accuracy (or another figure) over the epochs into ``path``. Returns
+    ``False`` where matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return False
     runs = {"trained": metrics, "from scratch": metrics.get("from_scratch", {})}
     panels = {"loss": "training loss", "learning_rate": "learning rate"}
-    if any("eval_accuracy" in row for run in runs.values() for row in run.get("history", [])):
-        panels["eval_accuracy"] = "accuracy"
+    if any(figure_key in row for run in runs.values() for row in run.get("history", [])):
+        panels[figure_key] = figure_title
     figure = Figure(figsize=(11 / 3 * len(panels), 3.5), layout="constrained")
     for axes, (key, title) in zip(figure.subplots(1, len(panels)), panels.items()):
         for name, run in runs.items():

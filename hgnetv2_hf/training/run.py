@@ -63,7 +63,7 @@ def train(
     Raises:
         `TrainingError`: the data, the model or the output do not allow it; said before training starts.
     """
-    with _environment_restored():
+    with environment_restored():
         request = make_request(
             str(data), str(model), str(output_dir), options or Options(), overwrite, training_arguments
         )
@@ -78,11 +78,11 @@ def _train(request, show):
     in_main = functools.partial(in_main_process, is_main)
     show = show if is_main else lambda line: None
     with contextlib.ExitStack() as stack:
-        in_main(lambda: stack.enter_context(_claim(request)))
+        in_main(lambda: stack.enter_context(claim_output(request)))
         data = load_training_data(request.data, request.options, args.seed, in_main, show)
         plan = make_plan(request, args, None if request.options.streaming else len(data.train), show)
-        resumes = in_main(lambda: _enter_work_folder(request, plan, data))
-        with _work_kept_if_it_can_continue(request.work, is_main):
+        resumes = in_main(lambda: enter(request, plan.args, data))
+        with work_kept_if_it_can_continue(request.work, is_main):
             return _train_in_work_folder(request, plan, data, resumes, in_main, show)
 
 
@@ -113,15 +113,17 @@ def _train_in_work_folder(request, plan, data, resumes, in_main, show):
     return Trained(request.output_dir, metrics)
 
 
-def _claim(request):
+def claim_output(request):
+    """The lock on the output of a request."""
     return claim(request.output_dir, request.model if os.path.isdir(request.model) else None, request.overwrite)
 
 
-def _enter_work_folder(request, plan, data):
+def enter(request, args, data):
+    """Enters the work folder of a request: whether an interrupted run is taken up there."""
     settings = {
         "data": _absolute(request.data),
         "model": _absolute(request.model),
-        "processes": plan.args.world_size,
+        "processes": args.world_size,
         **dataclasses.asdict(request.options),
         **request.training_arguments,
     }
@@ -133,7 +135,7 @@ def _absolute(name):
 
 
 @contextlib.contextmanager
-def _work_kept_if_it_can_continue(work, is_main):
+def work_kept_if_it_can_continue(work, is_main):
     """Removes the work folder after an error unless a checkpoint lies there."""
     try:
         yield
@@ -151,7 +153,7 @@ def _draw_data(data, processor, options, path, show):
 
 
 @contextlib.contextmanager
-def _environment_restored():
+def environment_restored():
     """`TrainingArguments` leaves its precision and more there, and the next run in this process would take it over."""
     environment = dict(os.environ)
     try:

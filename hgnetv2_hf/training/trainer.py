@@ -179,13 +179,13 @@ class StopAtNaN(TrainerCallback):
 
 
 class StopEarly(TrainerCallback):
-    """Ends a training whose accuracy has not risen for some evaluations. The log, which checkpoints hold, is all that
-    it remembers, so a resumed run stops where an uninterrupted one would."""
+    """Ends a training whose accuracy, or another figure, has not risen for some evaluations. The log, which
+    checkpoints hold, is all that it remembers, so a resumed run stops where an uninterrupted one would."""
 
-    def __init__(self, patience):
-        self.patience = patience
+    def __init__(self, patience, figure="eval_accuracy"):
+        self.patience, self.figure = patience, figure
 
     def on_evaluate(self, args, state, control, **kwargs):
-        accuracies = [row["eval_accuracy"] for row in state.log_history if "eval_accuracy" in row]
-        if len(accuracies) - 1 - accuracies.index(max(accuracies)) >= self.patience:
+        found = [row[self.figure] for row in state.log_history if self.figure in row]
+        if len(found) - 1 - found.index(max(found)) >= self.patience:
             control.should_training_stop = True

@@ -62,7 +62,7 @@ def write(request, start, fitted, metrics, state_dict, show):
     """
     work = request.work
     with atomic_folder(request.output_dir) as staging:
-        _save_model(fitted.trainer, state_dict, staging)
+        save_model(fitted.trainer, state_dict, staging)
         start.image_processor.save_pretrained(staging)
         if fitted.confusion is not None:
             write_confusion(fitted.confusion, start.classes, staging / "confusion.csv")
@@ -83,7 +83,8 @@ def write(request, start, fitted, metrics, state_dict, show):
         show(f"pushed to {push_folder(request.output_dir, request.repo_id, private=is_private)}")
 
 
-def _save_model(trainer, state_dict, folder):
+def save_model(trainer, state_dict, folder):
+    """Saves the final weights, those of the moving average where there is one."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.to(memory_format=torch.contiguous_format)
     if trainer.moving_average is None:

@@ -66,4 +66,6 @@ def detection_losses(
         criterion = DetectionCriterion(family_of(model.config), model.config.num_labels, reg_max=reg_max)
     if denoising is None and model.config.num_denoising > 0:
         denoising = draw_denoising(model.config, targets)
-    return criterion(training_outputs(model, pixel_values, denoising, call), targets)
+    outputs = training_outputs(model, pixel_values, denoising, call)
+    with torch.autocast(pixel_values.device.type, enabled=False):
+        return criterion(outputs, targets)

@@ -1,0 +1,91 @@
+"""Detectors with fresh weights: the published D-FINE, RT-DETR and RT-DETRv2 as configurations of Transformers.
+
+Sources: D-FINE ``configs/dfine/dfine_hgnetv2_*_coco.yml``, RT-DETR
+``rtdetrv2_pytorch/configs/rtdetrv2/rtdetrv2_hgnetv2_*_6x_coco.yml`` and PaddleDetection ``configs/rtdetr``.
+"""
+
+import transformers
+
+from ...backbone import read_backbone
+from ...errors import TrainingError
+from ...model.configuration_hgnetv2 import HGNetV2Config
+from ...wording import sentence
+
+
+# Backbone, its stages that are used, width and feed-forward width of the encoder, and fields of the configuration.
+_DFINE = {
+    #     variant levels hidden  ffn
+    "n": ("b0", 2, 128, 512, {
+        "d_model": 128, "decoder_ffn_dim": 512, "decoder_layers": 3, "decoder_n_points": [6, 6],
+        "hidden_expansion": 0.34, "depth_mult": 0.5,
+    }),
+    "s": ("b0", 3, 256, 1024, {"decoder_layers": 3, "hidden_expansion": 0.5, "depth_mult": 0.34}),
+    "m": ("b2", 3, 256, 1024, {"decoder_layers": 4, "depth_mult": 0.67}),
+    "l": ("b4", 3, 256, 1024, {"decoder_layers": 6, "depth_mult": 1.0}),
+    "x": ("b5", 3, 384, 2048, {"decoder_layers": 6, "depth_mult": 1.0, "reg_scale": 8.0}),
+}  # fmt: skip
+_RTDETR = {
+    "l": ("b4", 3, 256, 1024, {}),
+    "x": ("b5", 3, 384, 2048, {}),
+    "h": ("b6", 3, 512, 2048, {"encoder_layers": 2}),
+}
+_FAMILIES = {
+    "dfine": (transformers.DFineConfig, transformers.DFineForObjectDetection, _DFINE),
+    "rtdetr": (transformers.RTDetrConfig, transformers.RTDetrForObjectDetection, _RTDETR),
+    "rtdetrv2": (transformers.RTDetrV2Config, transformers.RTDetrV2ForObjectDetection, _RTDETR),
+}
+NAMES = tuple(f"{family}-{size}" for family, (_, _, sizes) in _FAMILIES.items() for size in sizes)
+
+
+def build_detector(name, backbone=None, trains_batch_norm=True, **fields):
+    """
+    Args:
+        name (one of `NAMES`): `"dfine-n"`, …
+        backbone (`str`, *optional*): a classifier's or backbone's folder, a weight file or a published name, whose
+            weights and widths the detector gets; by default fresh weights of the published variant.
+        trains_batch_norm (`bool`, defaults to `True`): otherwise the backbone's is frozen.
+        fields: of the configuration (`num_labels`, `id2label`, …).
+
+    Returns:
+        `PreTrainedModel`: the detector; its heads are fresh.
+
+    Raises:
+        `TrainingError`: there is no such backbone, or it does not fit.
+    """
+    family, size = name.split("-")
+    config_class, model_class, sizes = _FAMILIES[family]
+    variant, levels, hidden, ffn, own = sizes[size]
+    loaded = None if backbone is None else _load_backbone(backbone)
+    config = HGNetV2Config.from_variant(variant) if loaded is None else loaded.config
+    stages = [f"stage{index + 1}" for index in range(len(config.stage_out_channels))]
+    config.out_features = stages[-levels:]
+    values = {
+        "encoder_hidden_dim": hidden,
+        "encoder_ffn_dim": ffn,
+        "encoder_in_channels": list(config.stage_out_channels[-levels:]),
+        "decoder_in_channels": [hidden] * levels,
+        "num_feature_levels": levels,
+        "feat_strides": [32 // 2 ** (levels - 1 - index) for index in range(levels)],
+        "encode_proj_layers": [levels - 1],
+        "decoder_n_points": [3, 6, 3] if family == "dfine" else 4,
+        "freeze_backbone_batch_norms": not trains_batch_norm,
+        **own,
+        **fields,
+    }
+    try:
+        model = model_class(config_class(backbone_config=config, **values))
+    except (ValueError, RuntimeError) as error:
+        raise TrainingError(f"{backbone} does not fit {name}: {sentence(error)[:200]}") from error
+    if loaded is not None:
+        places = model.model.backbone.model.state_dict()
+        for tensor_name, tensor in loaded.state_dict().items():
+            if tensor_name in places:
+                places[tensor_name].copy_(tensor)
+    return model
+
+
+def _load_backbone(name):
+    try:
+        return read_backbone(str(name))
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(f"{name} is no backbone that can be loaded: {sentence(error)[:300]}") from error

@@ -1,0 +1,100 @@
+"""What data loaders hand to a detector: examples and batches of `pixel_values` and what is in the images."""
+
+import random
+
+import torch
+
+from ...errors import DataError
+from ...files.images import UNREADABLE
+from ...wording import sentence
+
+
+class DetectionDataset(torch.utils.data.Dataset):
+    """
+    Augmented training images of a [`DetectionSplit`]. The epoch lies in shared memory, so that workers that outlive an
+    epoch see it.
+
+    Args:
+        split ([`DetectionSplit`])
+        augmentation ([`DetectionAugmentation`])
+        seed (`int`)
+        strong_until (`int`): the first epoch without the strong augmentation.
+    """
+
+    def __init__(self, split, augmentation, seed, strong_until):
+        self.split, self.seed, self.strong_until = split, seed, strong_until
+        self.strong, self.weak = augmentation, augmentation.weak()
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def start_epoch(self, epoch):
+        self._epoch.fill_(epoch)
+
+    def __len__(self):
+        return len(self.split)
+
+    def __getitem__(self, index):
+        epoch = int(self._epoch)
+        key, augmentation = (self.seed, epoch, int(index)), self.strong if epoch < self.strong_until else self.weak
+        pixel_values, labels = augmentation(_decoded(self.split, index), self.split.objects[index], key)
+        return {"pixel_values": pixel_values, "labels": labels, "key": key}
+
+    def drawn(self, index):
+        """An image as it is learnt from in the first epoch, and its [`Objects`]."""
+        return self.strong.drawn(_decoded(self.split, index), self.split.objects[index], (self.seed, 0, int(index)))
+
+
+class EvaluationDataset(torch.utils.data.Dataset):
+    """Validation images of a [`DetectionSplit`] as an image processor prepares them."""
+
+    def __init__(self, split, image_processor):
+        self.split, self.image_processor = split, image_processor
+
+    def __len__(self):
+        return len(self.split)
+
+    def __getitem__(self, index):
+        image = _decoded(self.split, index)
+        pixel_values = self.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
+        return {"pixel_values": pixel_values, "size": (image.height, image.width), "image_index": int(index)}
+
+
+def _decoded(split, index):
+    try:
+        return split.images[index]
+    except UNREADABLE as error:
+        raise DataError(f"{split.images.name(index)} cannot be read: {sentence(error)}") from error
+
+
+class DetectionCollator:
+    """
+    Batches of training images, all of one size that may change from batch to batch, as D-FINE's and RT-DETR's
+    ``src/data/dataloader.py``.
+
+    Args:
+        sizes (`list[int]` or `None`): pixels per side to choose from; ``None`` for that of the images.
+        strong_until (`int`): the first epoch without the choice.
+    """
+
+    def __init__(self, sizes, strong_until):
+        self.sizes, self.strong_until = sizes, strong_until
+
+    def __call__(self, examples):
+        pixel_values = torch.stack([example["pixel_values"] for example in examples])
+        key = examples[0]["key"]  # what is random is a function of it
+        if self.sizes is not None and key[1] < self.strong_until:
+            size = random.Random(repr(key)).choice(self.sizes)
+            pixel_values = torch.nn.functional.interpolate(pixel_values, size=size)
+        return {
+            "pixel_values": pixel_values.contiguous(memory_format=torch.channels_last),
+            "labels": [example["labels"] for example in examples],
+        }
+
+
+def collate_evaluation(examples):
+    """Batches of validation images, with `sizes` `(images, 2)`, height and width, and `image_index` `(images,)`."""
+    pixel_values = torch.stack([example["pixel_values"] for example in examples])
+    return {
+        "pixel_values": pixel_values.contiguous(memory_format=torch.channels_last),
+        "sizes": torch.tensor([example["size"] for example in examples]),
+        "image_index": torch.tensor([example["image_index"] for example in examples]),
+    }

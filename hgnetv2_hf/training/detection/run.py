@@ -1,0 +1,357 @@
+"""``hgnetv2-hf train-detector``: a recipe on Hugging Face ``Trainer``, from annotated images to a folder that
+`pipeline` takes.
+
+While it runs, everything lies in ``OUTPUT.training``, as with `train`; the same command continues after the last whole
+checkpoint.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import math
+import os
+from typing import Any, Optional
+
+from transformers import TrainingArguments
+
+from ...data.detection import draw_contact_sheet, load_detection_data
+from ...errors import TrainingError, raised_as
+from ...evaluation.coco import require_coco_tools
+from ...files.processes import in_main_process
+from ..fit import mean_loss, readable_errors
+from ..moving_average import FILE as MOVING_AVERAGE_FILE
+from ..moving_average import KeepMovingAverage, MovingAverage
+from ..plan import check_training_arguments, make_request, training_arguments
+from ..run import claim_output, enter, environment_restored, work_kept_if_it_can_continue
+from ..trainer import uses_fsdp
+from ..work_folder import last_checkpoint
+from . import recipe
+from .augmentation import DetectionAugmentation
+from .examples import DetectionCollator, DetectionDataset, EvaluationDataset, collate_evaluation
+from .options import DetectorOptions
+from .recipe import RECIPES, SMALL
+from .start import load_start
+from .trainer import BestWeights, DetectionTrainer
+from .write import describe, summary, write
+
+
+BEST_WEIGHTS = "best.pt"
+
+
+@dataclasses.dataclass
+class TrainedDetector:
+    """What [`train_detector`] did. ``str(result)`` is what the command prints."""
+
+    output_dir: str
+    metrics: dict[str, Any]  # what metrics.json holds
+
+    def __str__(self):
+        return summary(self.output_dir, self.metrics)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What will be done, the same in every process."""
+
+    recipe: str  # "coco" or "small"
+    row: recipe.Recipe
+    args: TrainingArguments
+    backbone_rate: float
+    ema: float
+    ema_after: float
+    ema_warmup: int
+    strong_until: int  # epochs
+    sizes: Optional[list[int]]  # pixels per side, for a step each; ``None`` for one size
+    probabilities: dict[str, float]  # of the augmentation
+
+
+@raised_as(TrainingError)
+def train_detector(
+    data: str, model: str, output_dir: str, options: Optional[DetectorOptions] = None, overwrite: bool = False,
+    show=print, **training_arguments,
+) -> TrainedDetector:  # fmt: skip
+    """
+    Trains or fine-tunes a detector with its authors' criterion and a recipe for its data.
+
+    Args:
+        data (`str`): annotated images in COCO's, YOLO's or Pascal VOC's format, or a data set of the `datasets`
+            library.
+        model (`str`): a detector's folder or repository (D-FINE, RT-DETR, RT-DETRv2), a published name, a weight file,
+            or `"dfine-n"` … `"rtdetrv2-h"` with fresh heads.
+        output_dir (`str`): the folder to write: model, labels, image processor, card, `metrics.json`, pictures.
+        options ([`DetectorOptions`], *optional*)
+        overwrite (`bool`, defaults to `False`): replace an existing folder, and start anew where another run was
+            interrupted.
+        show (callable, defaults to `print`): receives lines of text.
+        training_arguments: every argument of `TrainingArguments` but `output_dir`; the defaults are those of
+            `detection/recipe.py`.
+
+    Returns:
+        [`TrainedDetector`]
+
+    Raises:
+        `TrainingError`: the data, the model or the output do not allow it; said before training starts.
+    """
+    with environment_restored():
+        options = options or DetectorOptions()
+        request = make_request(str(data), str(model), str(output_dir), options, overwrite, training_arguments)
+        _check(request)
+        return _train(request, show)
+
+
+def _check(request):
+    options, given = request.options, request.training_arguments
+    if options.image_size is not None and options.image_size % 32:
+        raise TrainingError(f"Unsupported image_size {options.image_size}: expected a multiple of 32.")
+    if given.get("load_best_model_at_end"):
+        raise TrainingError("The weights with the best AP are kept anyway; leave --load_best_model_at_end out.")
+    require_coco_tools()
+
+
+def _train(request, show):
+    args = training_arguments(request, {**recipe.TRAINING_ARGUMENTS, "num_train_epochs": SMALL.epochs})
+    check_training_arguments(args)
+    if uses_fsdp(args):
+        raise TrainingError("Unsupported: FSDP for detectors; DDP, the default of several processes, works.")
+    is_main = args.process_index == 0
+    in_main = functools.partial(in_main_process, is_main)
+    show = show if is_main else lambda line: None
+    with contextlib.ExitStack() as stack:
+        in_main(lambda: stack.enter_context(claim_output(request)))
+        data = in_main(lambda: _load_data(request, args.seed, show))
+        resumes = in_main(lambda: enter(request, args, data))
+        with work_kept_if_it_can_continue(request.work, is_main):
+            return _train_in_work_folder(request, args, data, resumes, in_main, show)
+
+
+def _load_data(request, seed, show):
+    options = request.options
+    data = load_detection_data(
+        request.data,
+        options.validation_fraction,
+        seed,
+        data_format=options.format,
+        config_name=options.config_name,
+        image_column=options.image_column,
+        objects_column=options.objects_column,
+        box_format=options.box_format,
+        check=options.check,
+        show=show,
+    )
+    held_out = "" if data.validation is None else f", {len(data.validation)} to validate ({data.held_out})"
+    show(f"data: {data.title}: {len(data.train)} images to learn from{held_out}, {len(data.classes)} classes")
+    return data
+
+
+def _train_in_work_folder(request, args, data, resumes, in_main, show):
+    work = request.work
+    start = load_start(request.model, data.classes, request.options, args.seed, work, in_main)
+    data = _in_order(data, start.classes)
+    for line in start.notes:
+        show(line)
+    plan = make_plan(request, args, len(data.train), start, show)
+    train_dataset, eval_dataset, collator = build_datasets(data, start, plan, args.seed)
+    if request.options.draw_data:
+        in_main(lambda: _draw_data(data, train_dataset, request.options.draw_data, work / "data.png", show))
+    trainer, figures = fit(request, start, data, plan, (train_dataset, eval_dataset, collator), resumes, in_main, show)
+    metrics = {**describe(request, plan, data, start), **figures}
+    in_main(lambda: write(request, start, data, trainer, metrics, show))
+    return TrainedDetector(request.output_dir, metrics)
+
+
+def _in_order(data, classes):
+    """The data with labels in the order of the model's classes."""
+    if data.classes == classes:
+        return data
+    order = [classes.index(name) for name in data.classes]
+
+    def renumbered(split):
+        if split is None:
+            return None
+        objects = [dataclasses.replace(each, labels=_take(order, each.labels)) for each in split.objects]
+        return dataclasses.replace(split, objects=objects)
+
+    return dataclasses.replace(
+        data, train=renumbered(data.train), validation=renumbered(data.validation), classes=list(classes),
+        category_ids=None,
+    )  # fmt: skip
+
+
+def _take(order, labels):
+    import numpy as np
+
+    return np.asarray(order, dtype="int64")[labels]
+
+
+def make_plan(request, args, images, start, show):
+    """
+    Chooses the recipe, which fills in what was not asked for.
+
+    Returns:
+        [`Plan`]
+    """
+    options, given = request.options, request.training_arguments
+    name, why = recipe.choose(options.recipe, images)
+    row, is_small = RECIPES[start.recipe], name == "small"
+    show(f"recipe: {name} ({why}), {start.recipe}")
+    processes = args.world_size * max(1, args.n_gpu)
+    per_step = given.get("per_device_train_batch_size", SMALL.batch_size)
+    defaults = {
+        **recipe.TRAINING_ARGUMENTS,
+        "num_train_epochs": _small_epochs(images, per_step) if is_small else row.epochs,
+        "weight_decay": row.weight_decay,
+        "per_device_train_batch_size": max(1, (SMALL.batch_size if is_small else row.batch_size) // processes),
+    }
+    args = training_arguments(request, defaults)
+    per_step = args.per_device_train_batch_size * processes * args.gradient_accumulation_steps
+    steps_per_epoch = math.ceil(images / per_step)
+    total = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
+    rate, backbone_rate = _rates(row, is_small, start, per_step)
+    if "learning_rate" in given:
+        backbone_rate, rate = backbone_rate * given["learning_rate"] / rate, given["learning_rate"]
+    args.learning_rate = rate
+    if options.backbone_rate is not None:
+        backbone_rate = options.backbone_rate
+    if not {"warmup_steps", "warmup_ratio"} & given.keys():
+        warmup = round(SMALL.warmup_share * total) if is_small else row.warmup_steps
+        args.warmup_steps = min(warmup, total // 4)
+    if (
+        images > args.per_device_train_batch_size * processes
+        and images % (args.per_device_train_batch_size * processes) == 1
+    ):
+        args.dataloader_drop_last = True
+        show("the last image of each epoch is left out: batch norm needs more than one")
+    epochs = total / steps_per_epoch
+    strong_until = options.strong_until
+    if strong_until is None and is_small:
+        strong_until = epochs * SMALL.strong_share if total >= SMALL.strong_from else 0
+    elif strong_until is None:
+        strong_until = epochs * row.strong_until / row.epochs
+    size = start.image_processor.size["height"]
+    several = options.multi_scale == "yes" if options.multi_scale else not is_small and row.sizes_repeat is not None
+    probabilities = {"photometric": SMALL.photometric, "zoom_out": SMALL.zoom_out, "crop": SMALL.crop, "flip": 0.5}
+    probabilities.update(
+        {each: getattr(options, each) for each in probabilities if getattr(options, each) is not None}
+    )
+    ema = (SMALL.ema if is_small else row.ema) if options.ema is None else options.ema
+    show(
+        f"plan: {total} steps of {per_step} images, learning rate {rate:.3g} (backbone {backbone_rate:.3g}) after "
+        f"{args.warmup_steps:g} steps of warm-up; strong augmentation for {math.floor(strong_until)} of "
+        f"{epochs:g} epochs"
+    )
+    return Plan(
+        recipe=name,
+        row=row,
+        args=args,
+        backbone_rate=backbone_rate,
+        ema=ema,
+        ema_after=ema if is_small or options.ema is not None else row.ema_after,
+        ema_warmup=SMALL.ema_warmup if is_small else row.ema_warmup,
+        strong_until=math.floor(strong_until),
+        sizes=_sizes(size, row.sizes_repeat or 1) if several else None,
+        probabilities=probabilities,
+    )
+
+
+def _small_epochs(images, per_step):
+    return max(SMALL.epochs, math.ceil(SMALL.least_steps / math.ceil(images / per_step)))
+
+
+def _rates(row, is_small, start, per_step):
+    """Of encoder and decoder, and of the backbone, for so many images per step."""
+    if not is_small:
+        scale = per_step / row.batch_size
+        return row.rate * scale, row.backbone_rate * scale
+    rate = row.rate * (per_step / SMALL.batch_size) ** 0.5
+    if not start.is_fresh:
+        rate *= SMALL.trained_share
+    return rate, rate * (SMALL.backbone_share if start.has_trained_backbone else 1.0)
+
+
+def _sizes(size, repeat):
+    """Three quarters to five quarters of the size in steps of 32 pixels, the size itself ``repeat`` times more."""
+    smaller = [each for each in range(int(size * 0.75 / 32) * 32, size, 32)]
+    larger = [each for each in range(size + 32, int(size * 1.25 / 32) * 32 + 1, 32)]
+    return smaller + [size] * repeat + larger
+
+
+def build_datasets(data, start, plan, seed):
+    """What is learnt from, what is validated with (``None``: nothing), and what makes batches of the first."""
+    processor = start.image_processor
+    size = (processor.size["height"], processor.size["width"])
+    augmentation = DetectionAugmentation.for_processor(processor, size, **plan.probabilities)
+    train = DetectionDataset(data.train, augmentation, seed, plan.strong_until)
+    collator = DetectionCollator(plan.sizes, plan.strong_until)
+    return train, None if data.validation is None else EvaluationDataset(data.validation, processor), collator
+
+
+def _draw_data(data, dataset, count, path, show):
+    pairs = [dataset.drawn(index) for index in range(min(count, len(dataset)))]
+    draw_contact_sheet(pairs, data.classes, path)
+    show(f"drawn: {path}")
+
+
+def fit(request, start, data, plan, datasets, resumes, in_main_process, show):
+    """
+    Trains, or goes on after the last whole checkpoint.
+
+    Returns:
+        `tuple[DetectionTrainer, dict]`: its model holds the final weights; figures for metrics.json.
+
+    Raises:
+        `TrainingError`: the model, the data or the disk do not allow it.
+    """
+    train_dataset, eval_dataset, collator = datasets
+    args, work = copy.copy(plan.args), request.work
+    args.output_dir = str(work)
+    if eval_dataset is None:
+        args.eval_strategy = "no"
+        if request.options.early_stopping is not None:
+            raise TrainingError("--early-stopping needs images to validate with, and there are none.")
+    average = MovingAverage(start.model.to(args.device), plan.ema, plan.ema_warmup)
+    checkpoint = request.training_arguments.get("resume_from_checkpoint")
+    if resumes and not isinstance(checkpoint, str):
+        checkpoint = in_main_process(lambda: last_checkpoint(work, (MOVING_AVERAGE_FILE,)))
+    with readable_errors(work, ValueError, RuntimeError):
+        trainer = DetectionTrainer(
+            model=start.model,
+            args=args,
+            processing_class=start.image_processor,
+            data_collator=collator,
+            eval_collator=collate_evaluation,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            backbone_rate=plan.backbone_rate,
+            decays_biases=plan.row.decays_biases,
+            moving_average=average,
+            objects=None if data.validation is None else data.validation.objects,
+            classes=start.classes,
+            early_stopping=request.options.early_stopping,
+        )
+    best = BestWeights(trainer, work / BEST_WEIGHTS, plan.strong_until, plan.ema_after)
+    trainer.add_callback(KeepMovingAverage(average, checkpoint))
+    trainer.add_callback(best)
+    with readable_errors(work, ValueError):
+        if checkpoint:
+            show(f"continued after {checkpoint}")
+        elif best.path.is_file() and trainer.is_world_process_zero():
+            os.unlink(best.path)
+        outcome = trainer.train(resume_from_checkpoint=checkpoint)
+        best_step = best.load()
+        if eval_dataset is not None:
+            history = list(trainer.state.log_history)
+            trainer.evaluate()
+            trainer.state.log_history = history
+    figures = {
+        **(trainer.figures or {}),
+        "best_step": best_step,
+        "train_loss": mean_loss(trainer.state.log_history, outcome.training_loss),
+        "learning_rate": args.learning_rate,
+        "backbone_rate": plan.backbone_rate,
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "images_per_second": outcome.metrics.get("train_samples_per_second"),
+        "history": trainer.state.log_history,
+    }
+    return trainer, figures

@@ -1,0 +1,58 @@
+"""Images made for detectors to learn from: handwritten digits on noise, as a folder in COCO's format."""
+
+import json
+
+import numpy as np
+import PIL.Image
+
+from hgnetv2_hf.data.digits import load_held_out, load_split
+
+
+def write_canvases(folder, images, digits=range(10), size=128, seed=0, part="train", held_out=False):
+    """
+    Args:
+        folder (`Path`): gets `annotations/instances_{part}.json` and the images in `{part}`.
+        images (`int`): how many; one in eight has no digit.
+        digits (iterable of `int`): the classes, named after them.
+        size (`int`, defaults to 128): pixels per side; digits have a fifth to two fifths of it.
+        seed (`int`)
+        part (`"train"` or `"val"`)
+        held_out (`bool`, defaults to `False`): scans that the shipped classifier never saw.
+    """
+    random, digits = np.random.RandomState(seed), list(digits)
+    if held_out:
+        scans, labels = load_held_out()
+        scans = [np.asarray(scan) for scan in scans]
+    else:
+        (scans, labels), _ = load_split()
+    labels = np.asarray(labels)
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    (folder / part).mkdir()
+    content = {"images": [], "annotations": [], "categories": [{"id": each + 1, "name": str(each)} for each in digits]}
+    for index in range(images):
+        canvas = random.normal(60, 25, (size, size)).clip(0, 255)
+        taken = np.zeros((size, size), dtype=bool)
+        for _ in range(0 if index % 8 == 7 else random.randint(1, 5)):
+            side = random.randint(size // 5, size * 2 // 5)
+            left, top = random.randint(0, size - side, 2)
+            if taken[top : top + side, left : left + side].any():
+                continue
+            taken[top : top + side, left : left + side] = True
+            digit = digits[random.randint(len(digits))]
+            scan = scans[random.choice(np.flatnonzero(labels == digit))]
+            pixels = np.asarray(PIL.Image.fromarray(scan).resize((side, side), PIL.Image.Resampling.BICUBIC))
+            canvas[top : top + side, left : left + side] = pixels
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": index,
+                    "category_id": digit + 1,
+                    "bbox": [int(left), int(top), side, side],
+                    "area": side * side,
+                    "iscrowd": 0,
+                }
+            )
+        PIL.Image.fromarray(canvas.astype("uint8")).convert("RGB").save(folder / part / f"{index}.png")
+        content["images"].append({"id": index, "file_name": f"{index}.png", "width": size, "height": size})
+    (folder / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))
+    return folder
