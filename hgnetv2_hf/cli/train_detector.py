@@ -13,7 +13,7 @@ CONTINUES = _training.CONTINUES
 _HELP = "Train or fine-tune a detector (D-FINE, RT-DETR, RT-DETRv2); every option of TrainingArguments works too."
 _EPILOG = f"""\
 of TrainingArguments (python -c "import transformers; help(transformers.TrainingArguments)"), most wanted:
-  --num_train_epochs N               coco: the authors', small: {SMALL.epochs}, or {SMALL.least_steps} steps if these are more
+  --num_train_epochs N               coco: the authors', small: {SMALL.epochs}, but {SMALL.least_steps} steps
   --per_device_train_batch_size N    coco: the authors' over all processes, small: {SMALL.batch_size}
   --learning_rate X                  of encoder and decoder; the backbone's stays in proportion
   --optim NAME                       {TRAINING_ARGUMENTS["optim"]}

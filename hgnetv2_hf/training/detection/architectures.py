@@ -4,10 +4,13 @@ Sources: D-FINE ``configs/dfine/dfine_hgnetv2_*_coco.yml``, RT-DETR
 ``rtdetrv2_pytorch/configs/rtdetrv2/rtdetrv2_hgnetv2_*_6x_coco.yml`` and PaddleDetection ``configs/rtdetr``.
 """
 
+import os
+
 import transformers
 
 from ...backbone import read_backbone
 from ...errors import TrainingError
+from ...hub.published import published_name
 from ...model.configuration_hgnetv2 import HGNetV2Config
 from ...wording import sentence
 
@@ -85,6 +88,8 @@ def build_detector(name, backbone=None, trains_batch_norm=True, **fields):
 
 
 def _load_backbone(name):
+    if not os.path.exists(name) and "/" not in str(name) and published_name(str(name)) is None:
+        raise TrainingError(f"There is no backbone {name}; expected a folder, a weight file or a published name.")
     try:
         return read_backbone(str(name))
     except (OSError, ValueError, KeyError) as error:

@@ -52,7 +52,8 @@ class DetectorOptions:
     flip: Optional[float] = option(None, "probability of a horizontal flip (0.5)", metavar="P", range="share")
     strong_until: Optional[float] = option(
         None,
-        f"epochs with these, but the flip (coco: the authors'; small: {SMALL.strong_share:g} of them, none below {SMALL.strong_from:,} steps)",
+        "epochs with these, but the flip (coco: the authors'; small: "
+        f"{SMALL.strong_share:g} of them, none below {SMALL.strong_from:,} steps)",
         metavar="EPOCHS",
         range="not negative",
     )

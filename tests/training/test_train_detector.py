@@ -1,0 +1,290 @@
+"""`train-detector`: what it starts from, what it learns, what it leaves behind, and how it stops and goes on."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import PIL.Image
+import pytest
+import torch
+import transformers
+from canvases import write_canvases
+from conftest import PROGRAMS, slow_except
+from safetensors.torch import load_file
+
+import hgnetv2_hf
+from hgnetv2_hf.cli import main
+from hgnetv2_hf.training import DetectorOptions, train_detector
+from hgnetv2_hf.training.detection.architectures import NAMES, build_detector
+from hgnetv2_hf.training.detection.examples import DetectionCollator
+from hgnetv2_hf.training.detection.rates import detector_groups
+from hgnetv2_hf.training.detection.recipe import RECIPES
+from hgnetv2_hf.training.detection.run import _sizes
+from hgnetv2_hf.training.detection.start import recipe_of, with_classes
+from hgnetv2_hf.training.detection.trainer import DetectionTrainer
+
+
+pytest.importorskip("torchvision", reason="comes with the extra [detection]")
+
+QUICK = {"use_cpu": True, "disable_tqdm": True, "dataloader_num_workers": 0, "save_strategy": "no"}
+GOLDENS_OF = {"dfine-n": "dfine_n", "dfine-l": "dfine_l", "rtdetrv2-l": "rtdetrv2_hgnetv2_l"}
+
+
+@pytest.fixture(scope="session")
+def canvases(make_once):
+    """16 images of digits to learn from, and 4 of other scans to validate with; everybody's, to read."""
+
+    def make(folder):
+        write_canvases(folder, 16)
+        write_canvases(folder, 4, seed=1, part="val", held_out=True)
+
+    return make_once("canvases", make)
+
+
+@pytest.fixture(scope="session")
+def trained(make_once, canvases, digits_folder):
+    """Two steps of D-FINE N with the shipped digits' backbone; everybody's, to read."""
+
+    def make(folder):
+        options = DetectorOptions(backbone=str(digits_folder), image_size=64, draw_data=2)
+        train_detector(str(canvases), "dfine-n", str(folder), options, max_steps=2, show=lambda line: None, **QUICK)
+
+    return make_once("trained-detector", make)
+
+
+@pytest.mark.parametrize("name", slow_except(GOLDENS_OF, "dfine-n"))
+def test_a_fresh_detector_has_the_published_architecture(converted_golden, name):
+    published = transformers.AutoModelForObjectDetection.from_pretrained(converted_golden(GOLDENS_OF[name]))
+    with torch.device("meta"):
+        fresh = build_detector(name, num_labels=80, trains_batch_norm=not published.config.freeze_backbone_batch_norms)
+    shapes = [{key: tuple(value.shape) for key, value in model.state_dict().items()} for model in (fresh, published)]
+    assert {key: shape for key, shape in shapes[0].items() if "num_batches" not in key} == {
+        key: shape for key, shape in shapes[1].items() if "num_batches" not in key
+    }
+    own, theirs = (model.config.to_dict() for model in (fresh, published))
+    names = set(own) & set(theirs) - {
+        "id2label", "label2id", "architectures", "backbone_config", "freeze_backbone_batch_norms", "anchor_image_size",
+        "eval_size", "transformers_version", "depth_mult", "_name_or_path", "dtype", "torch_dtype",
+    }  # fmt: skip
+    assert {key: own[key] for key in names} == {key: theirs[key] for key in names}
+    assert recipe_of(published.config) == name
+
+
+def test_every_fresh_detector_has_a_recipe_of_its_own():
+    assert set(NAMES) == set(RECIPES)
+
+
+def test_a_trained_folder_holds_what_people_use(trained, canvases):
+    files = {path.name for path in trained.iterdir()}
+    assert {
+        "README.md", "config.json", "curves.png", "data.png", "detections.png", "metrics.json", "model.safetensors",
+        "preprocessor_config.json",
+    } <= files  # fmt: skip
+    assert not any(name.endswith(".py") for name in files) or "auto_map" in (trained / "config.json").read_text()
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["steps"] == 2 and metrics["classes"] == [str(digit) for digit in range(10)]
+    assert 0 <= metrics["AP"] <= metrics["AP50"] <= 1 and set(metrics["per_class"]) == set(metrics["classes"])
+    detector = transformers.pipeline("object-detection", model=str(trained), threshold=0.0)
+    found = detector(PIL.Image.open(next((canvases / "val").iterdir())))
+    assert {each["label"] for each in found} <= set(metrics["classes"])
+
+
+def test_the_figures_are_those_of_the_saved_folder(trained, canvases):
+    metrics = json.loads((trained / "metrics.json").read_text())
+    measured = hgnetv2_hf.evaluate(str(trained), str(canvases), show=lambda line: None)
+    assert measured["AP"] == pytest.approx(metrics["AP"], abs=1e-6)
+
+
+def test_heads_are_remade_and_classes_of_the_same_name_keep_their_rows(trained):
+    model = transformers.AutoModelForObjectDetection.from_pretrained(trained)
+    new, common = with_classes(model, ["9", "a tree", "0"])
+    assert common == ["9", "0"] and new.config.id2label == {0: "9", 1: "a tree", 2: "0"}
+    for name in ("model.enc_score_head.weight", "model.denoising_class_embed.weight"):
+        before, after = (each.state_dict()[name] for each in (model, new))
+        assert torch.equal(after[0], before[9]) and torch.equal(after[2], before[0])
+        assert not torch.equal(after[1], before[1])
+    kept = [name for name in model.state_dict() if ".backbone." in name or "bbox_embed" in name]
+    assert kept and all(torch.equal(model.state_dict()[name], new.state_dict()[name]) for name in kept)
+
+
+def test_every_parameter_has_the_authors_rate_and_decay(trained):
+    model = transformers.AutoModelForObjectDetection.from_pretrained(trained)
+    groups = {group["name"]: group for group in detector_groups(model, 8e-4, 4e-4, 1e-4, decays_biases=False)}
+    assert {name: (group["lr"], group["weight_decay"]) for name, group in groups.items()} == {
+        "encoder and decoder": (8e-4, 1e-4),
+        "encoder and decoder, without decay": (8e-4, 0.0),
+        "backbone": (4e-4, 1e-4),
+    }
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    without = [names[parameter] for parameter in groups["encoder and decoder, without decay"]["params"]]
+    assert all("backbone" not in name for name in without)
+    assert all(name.endswith("bias") or "norm" in name or re.search(r"\.\d\.weight$", name) for name in without)
+    assert sum(len(group["params"]) for group in groups.values()) == len(
+        [parameter for parameter in model.parameters() if parameter.requires_grad]
+    )
+
+
+def test_several_sizes_are_those_of_the_originals_and_a_function_of_the_key():
+    """D-FINE ``src/data/dataloader.py``, ``generate_scales(640, 3)``."""
+    assert sorted(_sizes(640, 3)) == [480, 512, 544, 576, 608, 640, 640, 640, 672, 704, 736, 768, 800]
+    examples = [{"pixel_values": torch.rand(3, 64, 64), "labels": {}, "key": (0, epoch, 1)} for epoch in range(20)]
+    collate = DetectionCollator([32, 64, 96], strong_until=19)
+    sizes = [collate([example])["pixel_values"].shape[-1] for example in examples]
+    assert set(sizes[:19]) == {32, 64, 96} and sizes[19] == 64
+    assert sizes == [collate([example])["pixel_values"].shape[-1] for example in examples]
+
+
+WRONG = {
+    "no such data": (["./nowhere"], "There is no"),
+    "no annotations": (["{empty}"], "holds no annotations"),
+    "no such model": (["{data}", "--model", "nowhere"], "There is no folder nowhere"),
+    "a classifier": (["{data}", "--model", "{digits}"], "train-detector takes"),
+    "a backbone for a trained one": (["{data}", "--model", "{trained}", "--backbone", "b0"], "has one already"),
+    "no such backbone": (["{data}", "--model", "dfine-n", "--backbone", "nowhere"], "There is no backbone nowhere"),
+    "an odd size": (["{data}", "--model", "dfine-n", "--image-size", "100"], "a multiple of 32"),
+    "more queries than places": (
+        ["{data}", "--model", "dfine-n", "--image-size", "64", "--num-queries", "300"],
+        "places",
+    ),
+    "a best model twice": (["{data}", "--model", "dfine-n", "--load_best_model_at_end"], "are kept anyway"),
+    "sharding": (["{data}", "--model", "dfine-n", "--fsdp", "full_shard"], "FSDP"),
+    "nothing to stop by": (
+        ["{alone}", "--model", "dfine-n", "--image-size", "64", "--validation-fraction", "0", "--early-stopping", "2"],
+        "--early-stopping needs",
+    ),
+    "a share above one": (["{data}", "--model", "dfine-n", "--flip", "2"], "Unsupported flip"),
+    "not a number": (["{data}", "--model", "dfine-n", "--backbone-rate", "nan"], "Unsupported backbone_rate"),
+    "a decay of one": (["{data}", "--model", "dfine-n", "--ema", "1"], "usage"),
+    "no epochs": (["{data}", "--model", "dfine-n", "--num_train_epochs", "0"], "num_train_epochs"),
+    "a wrong format": (["{data}", "--model", "dfine-n", "--format", "voc"], ""),
+    "an output that exists": (["{data}", "--model", "dfine-n", "--output", "{trained}"], "exists"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_is_one_line_and_leaves_nothing(tmp_path, canvases, digits_folder, trained, capfd, case):
+    arguments, expected = WRONG[case]
+    (tmp_path / "empty").mkdir()
+    places = {"data": canvases, "digits": digits_folder, "trained": trained, "empty": tmp_path / "empty"}
+    if "{alone}" in arguments:
+        places["alone"] = write_canvases(tmp_path / "alone", 3)
+    arguments = [each.format(**places) for each in arguments]
+    for name, value in (("--model", "dfine-n"), ("--output", str(tmp_path / "out"))):
+        if name not in arguments:
+            arguments += [name, value]
+    before = sorted(tmp_path.iterdir())
+    try:
+        status = main(["train-detector", *arguments, "--use_cpu", "--disable_tqdm", "true"])
+    except SystemExit as error:
+        status = error.code
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("hgnetv2-hf")]
+    assert status in (1, 2)
+    if status == 1:
+        assert len(lines) == 1 and expected in lines[0], lines
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def command(data, output, *options, backbone):
+    return [
+        sys.executable, "-m", "hgnetv2_hf", "train-detector", str(data), "--model", "dfine-n", "--backbone",
+        str(backbone), "--image-size", "64", "--output", str(output), "--use_cpu", "--disable_tqdm", "true",
+        "--no-check", *options,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_killed_twice_it_goes_on_and_ends_with_the_same_bits(tmp_path, canvases, digits_folder):
+    """The strong augmentation ends, and the best weights are reloaded, between the two kills."""
+    options = ("--num_train_epochs", "4", "--strong-until", "2", "--dataloader_num_workers", "1")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(canvases, whole, *options, backbone=digits_folder), check=True, capture_output=True)
+    for checkpoints in (1, 3):
+        process = subprocess.Popen(
+            command(canvases, killed, *options, backbone=digits_folder), stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        work, deadline = tmp_path / "killed.training", time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            steps = [int(path.name.split("-")[1]) for path in work.glob("checkpoint-*") if path.name[11:].isdigit()]
+            if max(steps, default=0) >= 4 * checkpoints:
+                break
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not killed.exists()
+    last = subprocess.run(
+        command(canvases, killed, *options, backbone=digits_folder), check=True, capture_output=True, text=True
+    )
+    assert "continued after" in last.stdout
+    tensors = [load_file(folder / "model.safetensors") for folder in (whole, killed)]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in (whole, killed)]
+    assert metrics[0]["AP"] == metrics[1]["AP"] and metrics[0]["best_step"] == metrics[1]["best_step"]
+
+
+@pytest.mark.slow
+def test_it_learns_sixteen_images_by_heart(tmp_path, canvases, digits_folder):
+    data = write_canvases(tmp_path / "data", 16)
+    options = DetectorOptions(backbone=str(digits_folder), image_size=128, validation_fraction=0)
+    train_detector(str(data), "dfine-n", str(tmp_path / "out"), options, **QUICK)
+    figures = hgnetv2_hf.evaluate(str(tmp_path / "out"), str(data), part="train")
+    print(f"AP {figures['AP']:.3f}, AP50 {figures['AP50']:.3f}")
+    assert figures["AP50"] >= 0.9
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one(tmp_path):
+    """The same global batch and denoising, batch norm frozen."""
+    losses = {}
+    for processes in (1, 2):
+        output = tmp_path / f"{processes}.json"
+        subprocess.run(
+            [
+                sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port",
+                str(29610 + processes), str(PROGRAMS / "detection_losses_distributed.py"), str(output),
+            ],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        losses[processes] = json.loads(output.read_text())
+    assert losses[1].keys() == losses[2].keys()
+    for name, value in losses[1].items():
+        assert losses[2][name] == pytest.approx(value, rel=1e-5, abs=1e-7), name
+
+
+class StockLossTrainer(DetectionTrainer):
+    """The same training with the loss that Transformers has for D-FINE."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = [{"class_labels": each["labels"], "boxes": each["boxes"]} for each in inputs["labels"]]
+        return model(pixel_values=inputs["pixel_values"], labels=labels).loss
+
+
+@pytest.mark.slow
+def test_the_difference_to_transformers_loss_matters(tmp_path, digits_folder, monkeypatch):
+    """The same data, seed and steps with either loss; what each reaches is printed."""
+    data = write_canvases(tmp_path / "data", 16)
+    reached = {}
+    for name, trainer in (("transformers", StockLossTrainer), ("original", DetectionTrainer)):
+        monkeypatch.setattr("hgnetv2_hf.training.detection.run.DetectionTrainer", trainer)
+        options = DetectorOptions(backbone=str(digits_folder), image_size=128, validation_fraction=0)
+        train_detector(str(data), "dfine-n", str(tmp_path / name), options, max_steps=200, **QUICK)
+        reached[name] = hgnetv2_hf.evaluate(str(tmp_path / name), str(data), part="train")["AP"]
+    print({name: round(value, 4) for name, value in reached.items()})
+    assert reached["original"] != pytest.approx(reached["transformers"], abs=0.01)
+
+
+@pytest.mark.slow
+def test_fine_tuning_beats_training_from_scratch(tmp_path, digits_folder):
+    base = write_canvases(tmp_path / "base", 64, digits=range(8), seed=1)
+    new = write_canvases(tmp_path / "new", 40, digits=(8, 9), seed=3)
+    write_canvases(new, 24, digits=(8, 9), seed=4, part="val", held_out=True)
+    fresh = DetectorOptions(backbone=str(digits_folder), image_size=128, validation_fraction=0)
+    train_detector(str(base), "dfine-n", str(tmp_path / "trained"), fresh, num_train_epochs=30, **QUICK)
+    tuned = train_detector(str(new), str(tmp_path / "trained"), str(tmp_path / "tuned"), num_train_epochs=10, **QUICK)
+    scratch = train_detector(str(new), "dfine-n", str(tmp_path / "scratch"), fresh, num_train_epochs=10, **QUICK)
+    print(f"fine-tuned {tuned.metrics['AP']:.3f}, from scratch {scratch.metrics['AP']:.3f}")
+    assert tuned.metrics["AP"] > scratch.metrics["AP"]
