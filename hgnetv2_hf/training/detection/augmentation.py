@@ -19,6 +19,7 @@ from .boxes import to_centres
 
 
 _SMALLEST = 1  # pixels per side of a box that is kept, as in the originals
+_LARGEST = 2  # times the network's size: larger photographs are made so large before the strong augmentation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +83,11 @@ class DetectionAugmentation:
         from torchvision import tv_tensors
 
         learnt = ~np.asarray(objects.crowd, dtype=bool)
+        image, scale = self._limited(image)
         sample = {
             "image": image,
             "boxes": tv_tensors.BoundingBoxes(
-                torch.from_numpy(np.asarray(objects.boxes, dtype="float32")[learnt].reshape(-1, 4)),
+                torch.from_numpy((np.asarray(objects.boxes)[learnt].reshape(-1, 4) * scale).astype("float32")),
                 format="XYXY",
                 canvas_size=(image.height, image.width),
             ),
@@ -96,6 +98,16 @@ class DetectionAugmentation:
                 if probability >= 1 or (probability > 0 and torch.rand(()) < probability):
                     sample = transform(sample)
         return sample["image"], torch.Tensor(sample["boxes"]), sample["labels"]
+
+    def _limited(self, image):
+        """The image, no larger than the transforms need it: zoom out makes a canvas of up to sixteen times its pixels.
+        And what boxes are multiplied with."""
+        largest = _LARGEST * max(self.size)
+        is_weak = not (self.photometric or self.zoom_out or self.crop)
+        if is_weak or max(image.size) <= largest:
+            return image, np.ones(4)
+        size = [max(1, round(side * largest / max(image.size))) for side in image.size]
+        return image.resize(size, self.resample), np.tile(np.array(size) / image.size, 2)
 
     def _transforms(self, objects) -> list[tuple[Any, float]]:
         from torchvision.transforms import v2

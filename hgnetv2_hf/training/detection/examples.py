@@ -54,8 +54,13 @@ class EvaluationDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         image = _decoded(self.split, index)
-        pixel_values = self.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
+        pixel_values = self._prepared(image)
         return {"pixel_values": pixel_values, "size": (image.height, image.width), "image_index": int(index)}
+
+    def _prepared(self, image):
+        # Said, because the library guesses where the channels are, wrongly for an image of three pixels' width.
+        prepared = self.image_processor(images=image, return_tensors="pt", input_data_format="channels_last")
+        return prepared["pixel_values"][0]
 
 
 def _decoded(split, index):
