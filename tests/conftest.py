@@ -126,16 +126,32 @@ def digits_folder(make_once):
 @pytest.fixture(scope="session")
 def paddle(tmp_path_factory):
     """Asks the real PaddleClas: ``paddle("network", variant="b0", …)`` returns its arrays."""
-    python = os.environ.get("HGNETV2_HF_PADDLE_PYTHON")
+    return _oracle(tmp_path_factory, "HGNETV2_HF_PADDLE_PYTHON", ORACLE, "paddlepaddle 3.3.1 and paddleclas 2.6.0")
+
+
+@pytest.fixture(scope="session")
+def dfine(tmp_path_factory):
+    """Asks the real D-FINE: ``dfine("criterion", seed=1, …)`` returns its losses."""
+    return _oracle(
+        tmp_path_factory,
+        "HGNETV2_HF_DFINE_PYTHON",
+        PROGRAMS / "oracle_dfine.py",
+        "torch, scipy and d-fine-project 1.0.0",
+    )
+
+
+def _oracle(tmp_path_factory, variable, program, packages):
+    """Runs a program of `tests/programs` in the interpreter that an environment variable names."""
+    python = os.environ.get(variable)
     if not python:
-        pytest.skip("set HGNETV2_HF_PADDLE_PYTHON to a Python that has paddlepaddle 3.3.1 and paddleclas 2.6.0")
-    folder = tmp_path_factory.mktemp("paddle")
+        pytest.skip(f"set {variable} to a Python that has {packages}")
+    folder = tmp_path_factory.mktemp("oracle")
 
     def ask(task, **request):
         request_path, answer_path = folder / "request.npz", folder / "answer.npz"
         np.savez(request_path, **request)
         run = subprocess.run(
-            [python, str(ORACLE), task, str(request_path), str(answer_path)],
+            [python, str(program), task, str(request_path), str(answer_path)],
             capture_output=True,
             text=True,
             timeout=900,

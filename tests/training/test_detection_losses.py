@@ -9,11 +9,13 @@ import torch
 import transformers
 from conftest import GOLDENS, golden_input, slow_except
 from goldens import synthetic
+from programs import original_outputs
 from safetensors.torch import load_file
 
 from hgnetv2_hf.conversion.detectors import DETECTORS, rename_detector
 from hgnetv2_hf.training import DetectionCriterion, detection_losses
 from hgnetv2_hf.training.detection import criterion as criterion_module
+from hgnetv2_hf.training.detection.denoising import make_denoising
 
 
 FAMILIES = {"dfine": "loss_dfine_n", "rtdetrv2": "loss_rtdetrv2", "deim": "loss_deim_n"}
@@ -36,10 +38,6 @@ def named_losses(values):
     return {name: float(value) for name, value in values.items() if name.startswith("loss_")}
 
 
-def as_tensors(targets):
-    return [{name: torch.from_numpy(value) for name, value in target.items()} for target in targets]
-
-
 def denoising_meta(values, images):
     nothing = np.zeros(0, "int64")
     return {
@@ -52,40 +50,12 @@ def denoising_meta(values, images):
 
 
 def originals_outputs(family, case):
-    """What the original's decoder would hand to its criterion, made of seeded numbers; and the targets."""
+    """The outputs and targets of a golden's case."""
     values, (seed, counts) = of_case(family, case), synthetic.CASES[case]
-    has_corners, layers = family != "rtdetrv2", 6 if family == "rtdetrv2" else 3
-    count = int(values["dn_num_split"][0])
-    targets, arrays = synthetic.outputs(seed, counts, layers, count, has_corners)
-    arrays = {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-    def layer(index, queries):
-        result = {"pred_logits": arrays["class"][index][:, queries], "pred_boxes": arrays["box"][index][:, queries]}
-        if has_corners and index:
-            result["pred_corners"] = arrays["corners"][index - 1][:, queries]
-            result["ref_points"] = arrays["ref"][:, queries]
-        return result
-
-    def all_layers(queries):
-        found = [layer(index, queries) for index in range(1, layers + 1)]
-        if has_corners:
-            teacher = {"teacher_corners": found[-1]["pred_corners"], "teacher_logits": found[-1]["pred_logits"]}
-            found = [{**each, **teacher} for each in found]
-        return found
-
-    ordinary, noisy = slice(count, None), slice(None, count)
-    outputs = {**layer(layers, ordinary), "aux_outputs": all_layers(ordinary)[:-1]}
-    outputs["enc_aux_outputs"] = [{"pred_logits": arrays["enc_class"], "pred_boxes": arrays["enc_box"]}]
-    outputs["enc_meta"] = {"class_agnostic": False}
-    if has_corners:
-        outputs["up"], outputs["reg_scale"] = torch.tensor([0.5]), torch.tensor([4.0])
-        outputs["pre_outputs"] = layer(0, ordinary)
-    if values["dn_num_group"] >= 0:
-        outputs["dn_meta"] = denoising_meta(values, len(counts))
-        outputs["dn_outputs" if has_corners else "dn_aux_outputs"] = all_layers(noisy)
-        if has_corners:
-            outputs["dn_pre_outputs"] = layer(0, noisy)
-    return outputs, as_tensors(targets)
+    denoising = int(values["dn_num_split"][0]), int(values["dn_num_group"])
+    positive = [values.get(f"dn_positive_idx:{index}", ()) for index in range(len(counts))]
+    is_rtdetr = family == "rtdetrv2"
+    return original_outputs.make(seed, counts, 6 if is_rtdetr else 3, denoising, positive, not is_rtdetr)
 
 
 @pytest.mark.parametrize(("family", "case"), CASES)
@@ -186,3 +156,63 @@ def test_a_training_step_of_the_whole_model_equals_the_originals(converted_golde
     largest = values["grad_norms"].max()
     for name, norm in zip(values["grad_names"], values["grad_norms"]):
         assert norms[name] == pytest.approx(norm, abs=1e-4 * largest), name
+
+
+LIVE = {  # seed, objects of each image, layers, classes
+    "two images": (101, (4, 2), 3, 80),
+    "four images, some empty": (102, (0, 7, 0, 1), 4, 80),
+    "many objects": (103, (30, 12), 3, 80),
+    "two classes": (104, (3, 3, 3), 6, 2),
+    "no objects": (105, (0, 0, 0), 3, 80),
+    "one image": (106, (1,), 2, 11),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", LIVE)
+def test_the_criterion_equals_the_live_original(dfine, case):
+    seed, counts, layers, num_classes = LIVE[case]
+    answer = dfine("criterion", seed=seed, counts=np.array(counts), layers=layers, num_classes=num_classes)
+    most, groups = max(counts), int(answer.pop("groups"))
+    positive = [answer.pop(f"positive:{index}") for index in range(len(counts))]
+    outputs, targets = original_outputs.make(
+        seed, counts, layers, (2 * most * groups, groups), positive, num_classes=num_classes
+    )
+    losses = DetectionCriterion("dfine", num_classes)(outputs, targets)
+    assert losses.keys() == answer.keys()
+    for name, value in answer.items():
+        assert losses[name].item() == pytest.approx(float(value), rel=1e-6, abs=1e-9), name
+
+
+@pytest.mark.slow
+def test_denoising_queries_without_noise_are_the_live_originals(dfine):
+    counts = (3, 0, 1)
+    answer = dfine("denoising", seed=7, counts=np.array(counts), num_queries=20, num_denoising=10)
+    targets = [
+        {"labels": torch.from_numpy(answer[f"labels:{i}"]), "boxes": torch.from_numpy(answer[f"boxes:{i}"])}
+        for i in range(3)
+    ]
+    ours = make_denoising(targets, 80, 20, 10, label_noise_ratio=0.0, box_noise_scale=1e-9)
+    assert ours["num_group"] == answer["num_group"] and ours["num_split"] == answer["num_split"].tolist()
+    np.testing.assert_array_equal(ours["labels"], answer["labels"])
+    np.testing.assert_allclose(ours["boxes_unact"], answer["boxes_unact"], atol=1e-5)
+    np.testing.assert_array_equal(ours["attn_mask"], answer["attn_mask"])
+    for index, queries in enumerate(ours["positive_idx"]):
+        np.testing.assert_array_equal(queries, answer[f"positive_idx:{index}"])
+
+
+@pytest.mark.parametrize("keeps_size", [True, False])
+def test_noise_keeps_negatives_off_and_turns_boxes_inside_out_as_the_original(keeps_size):
+    torch.manual_seed(0)
+    targets = [{"labels": torch.zeros(5, dtype=torch.int64), "boxes": torch.full((5, 4), 0.4)}]
+    made = make_denoising(targets, 80, 10, 1000, keeps_size=keeps_size)
+    sizes = made["boxes_unact"][0, :, 2:].sigmoid()
+    is_positive = torch.zeros(len(sizes), dtype=torch.bool)
+    is_positive[made["positive_idx"][0]] = True
+    assert is_positive.sum() == len(sizes) // 2 == 5 * made["num_group"]
+    # An edge of a positive moves by less than half the box, so none is turned inside out.
+    assert (sizes[is_positive] > 1e-3).all()
+    points = (sizes[~is_positive] < 1e-4).float().mean()
+    assert (points == 0) if keeps_size else (points > 0.1)
+    replaced = (made["labels"] != 0).float().mean()
+    assert 0.2 < replaced < 0.3  # half of the ratio of 0.5

@@ -29,8 +29,9 @@ class DetectionAugmentation:
 
     Args:
         size (`tuple[int, int]`): height and width of what the network gets.
-        photometric (`float`, defaults to 0.5): probability of other brightness, contrast, saturation and hue.
-        zoom_out (`float`, defaults to 0.5): probability of one to four times the area, filled with black.
+        photometric (`float`, defaults to 0.5): probability of each of another brightness, contrast, saturation, hue
+            and order of the channels.
+        zoom_out (`float`, defaults to 0.5): probability of one to four times the sides, filled with black.
         crop (`float`, defaults to 0.8): probability of a crop that objects overlap with (that of SSD).
         flip (`float`, defaults to 0.5): probability of a horizontal flip.
         rescale_factor, image_mean, image_std, resample: those of the image processor.
@@ -114,12 +115,16 @@ class DetectionAugmentation:
 
         tidy = v2.SanitizeBoundingBoxes(min_size=_SMALLEST)
         return [
-            (v2.RandomPhotometricDistort(p=1.0), self.photometric),
+            (
+                v2.RandomPhotometricDistort(p=self.photometric),
+                float(self.photometric > 0),
+            ),  # each of the five by itself
             (v2.RandomZoomOut(fill=0, p=1.0), self.zoom_out),
             (v2.RandomIoUCrop(), self.crop if objects else 0.0),  # it finds none without objects, after many trials
             (tidy, 1.0),
             (v2.RandomHorizontalFlip(p=1.0), self.flip),
             (v2.Resize(self.size, interpolation=_interpolation(self.resample)), 1.0),
+            (v2.ClampBoundingBoxes(), 1.0),  # rounding puts some just outside, which would be left out
             (tidy, 1.0),
         ]
 

@@ -47,7 +47,6 @@ class Small(NamedTuple):
     strong_from: int = 2000  # steps; shorter trainings only flip
     strong_share: float = 0.9  # of the epochs
     batch_size: int = 4  # images per step
-    trained_share: float = 0.5  # of the authors' rate, where encoder and decoder are trained already
     backbone_share: float = 0.5  # of the rate, for a trained backbone; a fresh one has the whole
     ema: float = 0.99
     ema_warmup: int = 100

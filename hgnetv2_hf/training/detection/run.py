@@ -264,8 +264,6 @@ def _rates(row, is_small, start, per_step):
         scale = per_step / row.batch_size
         return row.rate * scale, row.backbone_rate * scale
     rate = row.rate * (per_step / SMALL.batch_size) ** 0.5
-    if not start.is_fresh:
-        rate *= SMALL.trained_share
     return rate, rate * (SMALL.backbone_share if start.has_trained_backbone else 1.0)
 
 

@@ -28,7 +28,6 @@ class StartingDetector:
     image_processor: BaseImageProcessor
     classes: list[str]  # in the order of the logits
     recipe: str  # the row of `RECIPES` that fits
-    is_fresh: bool  # encoder and decoder are untrained
     has_trained_backbone: bool
     notes: list[str]  # what was decided, one line each
 
@@ -76,7 +75,7 @@ def _fresh(name, classes, options):
     notes += [f"weights: fresh; backbone: {options.backbone or 'fresh'}", f"classes: {len(classes)} of the data"]
     if options.backbone is None:
         notes.append("a fresh backbone learns slowly: give --backbone a classifier's weights, or --model a detector")
-    return StartingDetector(model, processor, list(classes), name, True, options.backbone is not None, notes)
+    return StartingDetector(model, processor, list(classes), name, options.backbone is not None, notes)
 
 
 # Anchors and positions are those of each image, not of one size that was fixed beforehand.
@@ -122,7 +121,7 @@ def _trained(folder, name, classes, options):
             else ""
         )
         order = list(classes)
-    return StartingDetector(model, processor, order, row, False, True, [f"weights: {shown}", note, *notes])
+    return StartingDetector(model, processor, order, row, True, [f"weights: {shown}", note, *notes])
 
 
 def _limit_queries(config, size, options):
