@@ -27,7 +27,7 @@ _CHECKS = (
     ("per_device_eval_batch_size", lambda value: value > 0, "a positive whole number"),
     ("gradient_accumulation_steps", lambda value: value > 0, "a positive whole number"),
     ("label_smoothing_factor", lambda value: 0 <= value < 1, "a number of at least 0 and below 1"),
-    ("prediction_loss_only", lambda value: not value, "no such option, because what was learnt is measured"),
+    ("prediction_loss_only", lambda value: not value, "no such option, because accuracy is what is measured"),
 )
 
 

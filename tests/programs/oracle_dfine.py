@@ -3,9 +3,9 @@
 python oracle_dfine.py TASK REQUEST.npz ANSWER.npz
 
 As installed, its criterion imports ``...core``, beyond its own top-level package. So the files of ``zoo/dfine`` that
-are asked here are laid into a package ``dfine``, unchanged. What they import from elsewhere is a decorator that registers
-(``core``), the number of processes (``misc``), and the area of boxes (torchvision, whose CPU build cannot be imported
-beside that of torch): these three are given here. Two casts to float32, in ``translate_gt`` and
+are asked here are laid into a package ``dfine``, unchanged. What they import from elsewhere is given here: a decorator
+that registers (``core``), the number of processes (``misc``), and the area of boxes (torchvision, whose CPU build
+cannot be imported beside that of torch). Two casts to float32, in ``translate_gt`` and
 ``unimodal_distribution_focal_loss``, are casts to float64, as for the goldens.
 """
 

@@ -107,6 +107,7 @@ def test_heads_are_remade_and_classes_of_the_same_name_keep_their_rows(trained):
         before, after = (each.state_dict()[name] for each in (model, new))
         assert torch.equal(after[0], before[9]) and torch.equal(after[2], before[0])
         assert not torch.equal(after[1], before[1])
+    assert recipe_of(model.config) == "dfine-n"  # whatever its backbone
     kept = [name for name in model.state_dict() if ".backbone." in name or "bbox_embed" in name]
     assert kept and all(torch.equal(model.state_dict()[name], new.state_dict()[name]) for name in kept)
 
@@ -271,7 +272,7 @@ def test_the_difference_to_transformers_loss_matters(tmp_path, digits_folder, mo
     for name, trainer in (("transformers", StockLossTrainer), ("original", DetectionTrainer)):
         monkeypatch.setattr("hgnetv2_hf.training.detection.run.DetectionTrainer", trainer)
         options = DetectorOptions(backbone=str(digits_folder), image_size=128, validation_fraction=0)
-        train_detector(str(data), "dfine-n", str(tmp_path / name), options, max_steps=200, **QUICK)
+        train_detector(str(data), "dfine-n", str(tmp_path / name), options, max_steps=150, **QUICK)
         reached[name] = hgnetv2_hf.evaluate(str(tmp_path / name), str(data), part="train")["AP"]
     print({name: round(value, 4) for name, value in reached.items()})
     assert reached["original"] != pytest.approx(reached["transformers"], abs=0.01)

@@ -148,11 +148,11 @@ def recipe_of(config):
     family = family_of(config)
     variant = name_variant(config.backbone_config.to_dict())
     sizes = {"b2": "m", "b4": "l", "b5": "x", "b6": "h"}
-    if family == "dfine":
-        size = {**sizes, "b0": "n" if config.num_feature_levels == 2 else "s", "b6": "x"}.get(variant, "s")
-    else:
-        size = sizes.get(variant, "l")
-    return f"{family}-{size}" if f"{family}-{size}" in RECIPES else f"{family}-l"
+    if family != "dfine":
+        return f"{family}-{sizes.get(variant, 'l')}"
+    if config.num_feature_levels == 2:
+        return "dfine-n"
+    return "dfine-" + {**sizes, "b6": "x"}.get(variant, "s")
 
 
 def with_classes(model, classes):
