@@ -29,6 +29,8 @@ def written(make_once):
 
 @pytest.mark.parametrize("name", scenes.WRITERS)
 def test_every_format_is_read_to_the_same_objects(name, written):
+    if name in ("metadata", "saved", "parquet"):
+        pytest.importorskip("datasets", reason="comes with the extra [train]")
     data = load_detection_data(written(name))
     assert data.classes == scenes.CLASSES and data.skipped == []
     assert data.category_ids == (scenes.CATEGORY_IDS if "coco" in name else None)
@@ -177,6 +179,7 @@ def test_images_of_every_mode_are_read_as_classifiers_read_them(mode, suffix, tm
 
 
 def test_corners_in_a_column_are_refused_until_an_option_says_so(tmp_path):
+    pytest.importorskip("datasets", reason="comes with the extra [train]")
     scenes.as_datasets(tmp_path / "images", corners=True).save_to_disk(tmp_path / "data")
     data = load_detection_data(tmp_path / "data", box_format="xyxy")
     assert data.train.objects[0].boxes.tolist() == scenes.scene(0)[1]

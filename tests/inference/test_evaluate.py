@@ -154,7 +154,7 @@ def test_exported_folders_are_evaluated_too(digits_folder, tmp_path, format, mod
         (["MODEL", "/no/such/data"], 1, "no folder /no/such/data"),
         (["MODEL", "EMPTY"], 1, "holds no folders"),
         (["MODEL", "BROKEN", "--part", "all"], 1, "None of the 2 images"),
-        (["EMPTY", "digits"], 1, "no model that can be loaded"),
+        (["EMPTY", "digits"], 1, " no model"),
         (["MODEL", "digits", "--device", "nonsense"], 1, "cannot be loaded"),
         (["MODEL"], 2, "the following arguments are required: DATA"),
         (["MODEL", "digits", "--part", "half"], 2, "invalid choice"),
