@@ -13,6 +13,7 @@ import math
 import os
 from typing import Any, Optional
 
+import numpy as np
 from transformers import TrainingArguments
 
 from ...data.detection import draw_contact_sheet, load_detection_data
@@ -164,24 +165,18 @@ def _in_order(data, classes):
     """The data with labels in the order of the model's classes."""
     if data.classes == classes:
         return data
-    order = [classes.index(name) for name in data.classes]
+    order = np.array([classes.index(name) for name in data.classes], dtype="int64")
 
     def renumbered(split):
         if split is None:
             return None
-        objects = [dataclasses.replace(each, labels=_take(order, each.labels)) for each in split.objects]
+        objects = [dataclasses.replace(each, labels=order[each.labels]) for each in split.objects]
         return dataclasses.replace(split, objects=objects)
 
     return dataclasses.replace(
         data, train=renumbered(data.train), validation=renumbered(data.validation), classes=list(classes),
         category_ids=None,
     )  # fmt: skip
-
-
-def _take(order, labels):
-    import numpy as np
-
-    return np.asarray(order, dtype="int64")[labels]
 
 
 def make_plan(request, args, images, start, show):
