@@ -284,8 +284,8 @@ def test_fine_tuning_beats_training_from_scratch(tmp_path, digits_folder):
     new = write_canvases(tmp_path / "new", 40, digits=(8, 9), seed=3)
     write_canvases(new, 24, digits=(8, 9), seed=4, part="val", held_out=True)
     fresh = DetectorOptions(backbone=str(digits_folder), image_size=128, validation_fraction=0)
-    train_detector(str(base), "dfine-n", str(tmp_path / "trained"), fresh, num_train_epochs=20, **QUICK)
-    tuned = train_detector(str(new), str(tmp_path / "trained"), str(tmp_path / "tuned"), num_train_epochs=10, **QUICK)
-    scratch = train_detector(str(new), "dfine-n", str(tmp_path / "scratch"), fresh, num_train_epochs=10, **QUICK)
+    train_detector(str(base), "dfine-n", str(tmp_path / "trained"), fresh, num_train_epochs=12, **QUICK)
+    tuned = train_detector(str(new), str(tmp_path / "trained"), str(tmp_path / "tuned"), num_train_epochs=6, **QUICK)
+    scratch = train_detector(str(new), "dfine-n", str(tmp_path / "scratch"), fresh, num_train_epochs=6, **QUICK)
     print(f"fine-tuned {tuned.metrics['AP']:.3f}, from scratch {scratch.metrics['AP']:.3f}")
     assert tuned.metrics["AP"] > scratch.metrics["AP"]
