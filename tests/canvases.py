@@ -1,6 +1,12 @@
-"""Images made for detectors to learn from: handwritten digits on noise, as a folder in COCO's format."""
+"""
+Images made for detectors to learn from: handwritten digits on noise, as folders in COCO's format.
+
+python tests/canvases.py OUT    the sets of hgnetv2_hf/training/README.md: OUT/sixteen, OUT/eight, OUT/two
+"""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -8,7 +14,7 @@ import PIL.Image
 from hgnetv2_hf.data.digits import load_held_out, load_split
 
 
-def write_canvases(folder, images, digits=range(10), size=128, seed=0, part="train", held_out=False):
+def write_canvases(folder, images, digits=range(10), size=128, seed=0, part="train", held_out=False, only_noise=False):
     """
     Args:
         folder (`Path`): gets `annotations/instances_{part}.json` and the images in `{part}`.
@@ -18,6 +24,7 @@ def write_canvases(folder, images, digits=range(10), size=128, seed=0, part="tra
         seed (`int`)
         part (`"train"` or `"val"`)
         held_out (`bool`, defaults to `False`): scans that the shipped classifier never saw.
+        only_noise (`bool`, defaults to `False`): no digits at all.
     """
     random, digits = np.random.RandomState(seed), list(digits)
     if held_out:
@@ -32,7 +39,7 @@ def write_canvases(folder, images, digits=range(10), size=128, seed=0, part="tra
     for index in range(images):
         canvas = random.normal(60, 25, (size, size)).clip(0, 255)
         taken = np.zeros((size, size), dtype=bool)
-        for _ in range(0 if index % 8 == 7 else random.randint(1, 5)):
+        for _ in range(0 if only_noise or index % 8 == 7 else random.randint(1, 5)):
             side = random.randint(size // 5, size * 2 // 5)
             left, top = random.randint(0, size - side, 2)
             if taken[top : top + side, left : left + side].any():
@@ -56,3 +63,11 @@ def write_canvases(folder, images, digits=range(10), size=128, seed=0, part="tra
         content["images"].append({"id": index, "file_name": f"{index}.png", "width": size, "height": size})
     (folder / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))
     return folder
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    write_canvases(out / "sixteen", 16)
+    write_canvases(out / "eight", 64, digits=range(8), seed=1)
+    write_canvases(out / "two", 40, digits=(8, 9), seed=3)
+    write_canvases(out / "two", 24, digits=(8, 9), seed=4, part="val", held_out=True)

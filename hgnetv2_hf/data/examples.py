@@ -25,14 +25,19 @@ class ImageDataset(torch.utils.data.Dataset):
         return len(self.split)
 
     def __getitem__(self, index):
-        try:
-            image = self.split.images[index]
-        except UNREADABLE as error:
-            raise DataError(f"{self.split.images.name(index)} cannot be read: {sentence(error)}") from error
+        image = read_image(self.split.images, index)
         example = {"pixel_values": self.transform(image, (self.seed, int(self._epoch), int(index)))}
         if self.split.labels is not None:
             example["labels"] = self.split.labels[index]
         return example
+
+
+def read_image(images, index):
+    """An image of a split, decoded. Raises ``DataError`` where it cannot be read."""
+    try:
+        return images[index]
+    except UNREADABLE as error:
+        raise DataError(f"{images.name(index)} cannot be read: {sentence(error)}") from error
 
 
 def collate(examples):

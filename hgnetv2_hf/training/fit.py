@@ -152,14 +152,20 @@ def schedule(plan: Plan, images: Optional[int], is_fresh: bool, show) -> Trainin
     if "learning_rate" not in plan.given:
         optim = str(getattr(args.optim, "value", args.optim))
         args.learning_rate = recipe.learning_rate(plan.recipe, optim, is_fresh, per_step)
-    if images is not None and images > batch and images % batch == 1:
-        args.dataloader_drop_last = True
-        show("the last image of each epoch is left out: batch norm needs more than one")
+    if images is not None:
+        leave_out_a_lone_image(args, images, batch, show)
     show(
         f"plan: {total} steps of {per_step} images, learning rate {args.learning_rate:.4g} after "
         f"{args.warmup_steps:g} steps of warm-up"
     )
     return args
+
+
+def leave_out_a_lone_image(args, images, batch, show):
+    """Leaves out the last batch of each epoch where it would have one image, in place."""
+    if images > batch and images % batch == 1:
+        args.dataloader_drop_last = True
+        show("the last image of each epoch is left out: batch norm needs more than one")
 
 
 def build_datasets(data, processor, options, seed, labelled):

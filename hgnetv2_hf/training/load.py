@@ -64,7 +64,7 @@ def load_teacher(name, work, in_main_process):
     """The [`StartingPoint`] of a teacher; ``None`` without one."""
     if name is None:
         return None
-    return load_starting_point(_converted(name, work, in_main_process), None, head="keep")
+    return load_starting_point(converted(name, work, in_main_process), None, head="keep")
 
 
 def with_answers(data, teacher, args):
@@ -102,7 +102,7 @@ def load_start(name, classes, teacher, options, seed, work, in_main_process):
     Raises:
         `TrainingError`: there is no such classifier, or it does not fit the data, the teacher or the options.
     """
-    folder = _converted(name, work, in_main_process)
+    folder = converted(name, work, in_main_process)
     set_seed(seed)
     classes = classes if teacher is None else teacher.classes
     start = load_starting_point(folder, classes, options.from_scratch, options.head)
@@ -117,15 +117,16 @@ def load_start(name, classes, teacher, options, seed, work, in_main_process):
     return start
 
 
-def _converted(name, work, in_main_process):
-    """A folder for ``name``, which may be a weight file or a published name."""
+def converted(name, work, in_main_process, **options):
+    """A folder for ``name``, which may be a weight file or a published name; ``options`` are those of
+    [`convert_checkpoint`]."""
     if not needs_conversion(name):
         return name
     folder = work / "converted" / Path(name).name
 
     def convert():
         if not folder.is_dir():
-            convert_checkpoint(name, folder)
+            convert_checkpoint(name, folder, **options)
 
     in_main_process(convert)
     return str(folder)

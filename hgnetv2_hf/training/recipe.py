@@ -68,24 +68,27 @@ NOT_AUGMENTED = {"crop_scale": (1.0, 1.0), "shift": 0.0, "flip": 0.0, "rand_augm
 NAMES = ("auto", *RECIPES)
 IMAGENET_FROM = 10_000_000  # images seen during the training
 
-# The same in both.
-TRAINING_ARGUMENTS = {
-    "optim": "sgd",
-    "max_grad_norm": 0.0,  # PaddleClas clips no gradients
-    "lr_scheduler_type": "cosine",
-    "label_smoothing_factor": 0.1,
-    # How the run is watched and kept; PaddleClas evaluates and saves every epoch too.
-    "per_device_eval_batch_size": 128,
+# How a run is watched and kept, of classifiers and detectors; the originals evaluate and save every epoch too.
+WATCHED = {
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
     "save_total_limit": 2,
-    "metric_for_best_model": "accuracy",
     "logging_steps": 0.005,
     "logging_nan_inf_filter": False,
     "report_to": "none",
     "remove_unused_columns": False,
     "dataloader_num_workers": min(8, os.cpu_count() or 1),
     "dataloader_persistent_workers": True,
+}
+# The same in both.
+TRAINING_ARGUMENTS = {
+    "optim": "sgd",
+    "max_grad_norm": 0.0,  # PaddleClas clips no gradients
+    "lr_scheduler_type": "cosine",
+    "label_smoothing_factor": 0.1,
+    "per_device_eval_batch_size": 128,
+    "metric_for_best_model": "accuracy",
+    **WATCHED,
 }
 # With `--fsdp "full_shard auto_wrap"`: every process loads the weights itself, which works on CPUs too.
 FSDP_CONFIG = {"version": 2, "cpu_ram_efficient_loading": False, "sync_module_states": False}

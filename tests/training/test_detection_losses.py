@@ -13,8 +13,10 @@ from programs import original_outputs
 from safetensors.torch import load_file
 
 from hgnetv2_hf.conversion.detectors import DETECTORS, rename_detector
+from hgnetv2_hf.errors import TrainingError
 from hgnetv2_hf.training import DetectionCriterion, detection_losses
 from hgnetv2_hf.training.detection import criterion as criterion_module
+from hgnetv2_hf.training.detection.architectures import build_detector
 from hgnetv2_hf.training.detection.denoising import make_denoising
 
 
@@ -156,6 +158,19 @@ def test_a_training_step_of_the_whole_model_equals_the_originals(converted_golde
     largest = values["grad_norms"].max()
     for name, norm in zip(values["grad_names"], values["grad_norms"]):
         assert norms[name] == pytest.approx(norm, abs=1e-4 * largest), name
+
+
+def test_nothing_stays_on_the_model_when_a_step_fails(monkeypatch):
+    model = build_detector("rtdetrv2-l", num_labels=2, num_queries=20, anchor_image_size=None).train()
+    hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+    targets = [{"labels": torch.tensor([1]), "boxes": torch.full((1, 4), 0.5)}] * 2
+    with pytest.raises(ValueError, match="5 channels"):
+        detection_losses(model, torch.rand(2, 5, 64, 64), targets)
+    with pytest.raises(TrainingError, match="has the label 2, but there are 2 classes"):
+        detection_losses(model, torch.rand(2, 3, 64, 64), [{**targets[0], "labels": torch.tensor([2])}] * 2)
+    assert hooks == [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+    with pytest.raises(TrainingError, match="call model.train"):
+        detection_losses(model.eval(), torch.rand(2, 3, 64, 64), targets)
 
 
 LIVE = {  # seed, objects of each image, layers, classes

@@ -45,9 +45,9 @@ class _Head(NamedTuple):
 
     suffix: str
     outputs: dict
+    targets: list[dict]  # the encoder's may know one class only
     assignments: list  # of its classes, of each image
     is_denoising: bool = False
-    is_encoder: bool = False
 
 
 class _Counts(NamedTuple):
@@ -126,14 +126,11 @@ class DetectionCriterion(torch.nn.Module):
         pairs_of_boxes = None if shared is None else gather(shared, targets, like)
         losses, edges = {}, {}  # the edges of the union and of the denoising queries, which are those of every layer
         for head in heads:
-            encoder_targets = targets
-            if head.is_encoder and outputs.get("enc_meta", {}).get("class_agnostic"):
-                encoder_targets = [{**target, "labels": torch.zeros_like(target["labels"])} for target in targets]
-            pairs = gather(head.assignments, encoder_targets, like)
+            pairs = gather(head.assignments, head.targets, like)
             normaliser = box_normaliser = counts.objects
             box_pairs = pairs
             if head.is_denoising:
-                normaliser = box_normaliser = max(counts.objects * outputs["dn_meta"]["dn_num_group"], 0) or 1
+                normaliser = box_normaliser = counts.objects * outputs["dn_meta"]["dn_num_group"] or 1
             elif shared is not None:
                 box_pairs, box_normaliser = pairs_of_boxes, max(counts.pairs, 1)
             found = {
@@ -168,25 +165,25 @@ class DetectionCriterion(torch.nn.Module):
         named = [("", outputs)]
         named += [(f"_aux_{index}", each) for index, each in enumerate(outputs.get("aux_outputs", ()))]
         named += [("_pre", outputs["pre_outputs"])] if "pre_outputs" in outputs else []
-        encoder = outputs.get("enc_aux_outputs", ())
-        is_agnostic = outputs.get("enc_meta", {}).get("class_agnostic", False)
         matched = match(
             torch.stack([each["pred_logits"] for _, each in named]),
             torch.stack([each["pred_boxes"] for _, each in named]),
             targets,
             self.costs,
         )
-        heads = [_Head(suffix, each, assignments) for (suffix, each), assignments in zip(named, matched)]
-        for index, each in enumerate(encoder):
-            seen = [{**target, "labels": target["labels"] * (not is_agnostic)} for target in targets]
+        heads = [_Head(suffix, each, targets, assignments) for (suffix, each), assignments in zip(named, matched)]
+        seen = targets
+        if outputs.get("enc_meta", {}).get("class_agnostic"):
+            seen = [{**target, "labels": torch.zeros_like(target["labels"])} for target in targets]
+        for index, each in enumerate(outputs.get("enc_aux_outputs", ())):
             (assignments,) = match(each["pred_logits"][None], each["pred_boxes"][None], seen, self.costs)
-            heads.append(_Head(f"_enc_{index}", each, assignments, is_encoder=True))
+            heads.append(_Head(f"_enc_{index}", each, seen, assignments))
         denoising = outputs.get("dn_outputs", outputs.get("dn_aux_outputs"))
         if denoising is not None:
             assignments = denoising_assignments(outputs["dn_meta"], targets)
             named = [(f"_dn_{index}", each) for index, each in enumerate(denoising)]
             named += [("_dn_pre", outputs["dn_pre_outputs"])] if "dn_pre_outputs" in outputs else []
-            heads += [_Head(suffix, each, assignments, is_denoising=True) for suffix, each in named]
+            heads += [_Head(suffix, each, targets, assignments, is_denoising=True) for suffix, each in named]
         return heads
 
     def _class_loss(self, outputs, pairs, normaliser):

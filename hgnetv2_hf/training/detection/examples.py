@@ -4,9 +4,7 @@ import random
 
 import torch
 
-from ...errors import DataError
-from ...files.images import UNREADABLE
-from ...wording import sentence
+from ...data.examples import read_image
 
 
 class DetectionDataset(torch.utils.data.Dataset):
@@ -35,12 +33,14 @@ class DetectionDataset(torch.utils.data.Dataset):
     def __getitem__(self, index):
         epoch = int(self._epoch)
         key, augmentation = (self.seed, epoch, int(index)), self.strong if epoch < self.strong_until else self.weak
-        pixel_values, labels = augmentation(_decoded(self.split, index), self.split.objects[index], key)
+        pixel_values, labels = augmentation(read_image(self.split.images, index), self.split.objects[index], key)
         return {"pixel_values": pixel_values, "labels": labels, "key": key}
 
     def drawn(self, index):
         """An image as it is learnt from in the first epoch, and its [`Objects`]."""
-        return self.strong.drawn(_decoded(self.split, index), self.split.objects[index], (self.seed, 0, int(index)))
+        return self.strong.drawn(
+            read_image(self.split.images, index), self.split.objects[index], (self.seed, 0, int(index))
+        )
 
 
 class EvaluationDataset(torch.utils.data.Dataset):
@@ -53,7 +53,7 @@ class EvaluationDataset(torch.utils.data.Dataset):
         return len(self.split)
 
     def __getitem__(self, index):
-        image = _decoded(self.split, index)
+        image = read_image(self.split.images, index)
         pixel_values = self._prepared(image)
         return {"pixel_values": pixel_values, "size": (image.height, image.width), "image_index": int(index)}
 
@@ -61,13 +61,6 @@ class EvaluationDataset(torch.utils.data.Dataset):
         # Said, because the library guesses where the channels are, wrongly for an image of three pixels' width.
         prepared = self.image_processor(images=image, return_tensors="pt", input_data_format="channels_last")
         return prepared["pixel_values"][0]
-
-
-def _decoded(split, index):
-    try:
-        return split.images[index]
-    except UNREADABLE as error:
-        raise DataError(f"{split.images.name(index)} cannot be read: {sentence(error)}") from error
 
 
 class DetectionCollator:

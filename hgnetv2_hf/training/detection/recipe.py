@@ -5,8 +5,9 @@ Sources: D-FINE ``configs/dfine`` and RT-DETR ``rtdetrv2_pytorch/configs/rtdetrv
 PaddleDetection trains as RT-DETR).
 """
 
-import os
 from typing import NamedTuple, Optional
+
+from ..recipe import WATCHED
 
 
 class Recipe(NamedTuple):
@@ -51,9 +52,6 @@ class Small(NamedTuple):
     ema: float = 0.99
     ema_warmup: int = 100
     warmup_share: float = 0.05  # of the steps
-    photometric: float = 0.5
-    zoom_out: float = 0.5
-    crop: float = 0.8
 
 
 SMALL = Small()
@@ -65,17 +63,9 @@ TRAINING_ARGUMENTS = {
     "max_grad_norm": 0.1,
     "lr_scheduler_type": "constant_with_warmup",
     "per_device_eval_batch_size": 16,
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-    "save_total_limit": 2,
     "metric_for_best_model": "AP",
     "greater_is_better": True,
-    "logging_steps": 0.005,
-    "logging_nan_inf_filter": False,
-    "report_to": "none",
-    "remove_unused_columns": False,
-    "dataloader_num_workers": min(8, os.cpu_count() or 1),
-    "dataloader_persistent_workers": True,
+    **WATCHED,
 }
 
 

@@ -20,7 +20,7 @@ from ...data.detection import draw_contact_sheet, load_detection_data
 from ...errors import TrainingError, raised_as
 from ...evaluation.coco import require_coco_tools
 from ...files.processes import in_main_process
-from ..fit import mean_loss, readable_errors
+from ..fit import leave_out_a_lone_image, mean_loss, readable_errors
 from ..moving_average import FILE as MOVING_AVERAGE_FILE
 from ..moving_average import KeepMovingAverage, MovingAverage
 from ..plan import check_training_arguments, make_request, training_arguments
@@ -32,7 +32,7 @@ from .augmentation import DetectionAugmentation
 from .examples import DetectionCollator, DetectionDataset, EvaluationDataset, collate_evaluation
 from .options import DetectorOptions
 from .recipe import RECIPES, SMALL
-from .start import load_start
+from .start import limit_queries, load_start
 from .trainer import BestWeights, DetectionTrainer
 from .write import describe, summary, write
 
@@ -140,6 +140,9 @@ def _load_data(request, seed, show):
         check=options.check,
         show=show,
     )
+    if data.validation is not None and data.validation.table().crowd.all():  # of no objects, too
+        show(f"there is no object in the images to validate with ({data.held_out}): no AP, and nothing is validated")
+        data = dataclasses.replace(data, validation=None)
     held_out = "" if data.validation is None else f", {len(data.validation)} to validate ({data.held_out})"
     show(f"data: {data.title}: {len(data.train)} images to learn from{held_out}, {len(data.classes)} classes")
     return data
@@ -152,6 +155,9 @@ def _train_in_work_folder(request, args, data, resumes, in_main, show):
     for line in start.notes:
         show(line)
     plan = make_plan(request, args, len(data.train), start, show)
+    size = min([start.image_processor.size["height"], *(plan.sizes or ())])
+    for line in limit_queries(start.model.config, size, request.options.num_queries):
+        show(line)
     train_dataset, eval_dataset, collator = build_datasets(data, start, plan, args.seed)
     if request.options.draw_data:
         in_main(lambda: _draw_data(data, train_dataset, request.options.draw_data, work / "data.png", show))
@@ -183,6 +189,13 @@ def make_plan(request, args, images, start, show):
     """
     Chooses the recipe, which fills in what was not asked for.
 
+    Args:
+        request ([`Request`])
+        args (`TrainingArguments`): of any recipe.
+        images (`int`): to learn from.
+        start ([`StartingDetector`])
+        show (callable): receives lines of text.
+
     Returns:
         [`Plan`]
     """
@@ -191,50 +204,34 @@ def make_plan(request, args, images, start, show):
     row, is_small = RECIPES[start.recipe], name == "small"
     show(f"recipe: {name} ({why}), {start.recipe}")
     processes = args.world_size * max(1, args.n_gpu)
-    per_step = given.get("per_device_train_batch_size", SMALL.batch_size)
+    batch_size = max(1, (SMALL.batch_size if is_small else row.batch_size) // processes)
+    per_step = given.get("per_device_train_batch_size", batch_size) * processes * args.gradient_accumulation_steps
+    steps_per_epoch = math.ceil(images / per_step)
+    small_epochs = max(SMALL.epochs, math.ceil(SMALL.least_steps / steps_per_epoch))
     defaults = {
         **recipe.TRAINING_ARGUMENTS,
-        "num_train_epochs": _small_epochs(images, per_step) if is_small else row.epochs,
+        "num_train_epochs": small_epochs if is_small else row.epochs,
         "weight_decay": row.weight_decay,
-        "per_device_train_batch_size": max(1, (SMALL.batch_size if is_small else row.batch_size) // processes),
+        "per_device_train_batch_size": batch_size,
     }
     args = training_arguments(request, defaults)
-    per_step = args.per_device_train_batch_size * processes * args.gradient_accumulation_steps
-    steps_per_epoch = math.ceil(images / per_step)
     total = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
-    rate, backbone_rate = _rates(row, is_small, start, per_step)
-    if "learning_rate" in given:
-        backbone_rate, rate = backbone_rate * given["learning_rate"] / rate, given["learning_rate"]
-    args.learning_rate = rate
-    if options.backbone_rate is not None:
-        backbone_rate = options.backbone_rate
+    epochs = total / steps_per_epoch
+    args.learning_rate, backbone_rate = _rates(row, is_small, start, per_step, given, options)
     if not {"warmup_steps", "warmup_ratio"} & given.keys():
         warmup = round(SMALL.warmup_share * total) if is_small else row.warmup_steps
         args.warmup_steps = min(warmup, total // 4)
-    if (
-        images > args.per_device_train_batch_size * processes
-        and images % (args.per_device_train_batch_size * processes) == 1
-    ):
-        args.dataloader_drop_last = True
-        show("the last image of each epoch is left out: batch norm needs more than one")
-    epochs = total / steps_per_epoch
-    strong_until = options.strong_until
-    if strong_until is None and is_small:
-        strong_until = epochs * SMALL.strong_share if total >= SMALL.strong_from else 0
-    elif strong_until is None:
-        strong_until = epochs * row.strong_until / row.epochs
-    size = start.image_processor.size["height"]
-    several = options.multi_scale == "yes" if options.multi_scale else not is_small and row.sizes_repeat is not None
-    probabilities = {"photometric": SMALL.photometric, "zoom_out": SMALL.zoom_out, "crop": SMALL.crop, "flip": 0.5}
-    probabilities.update(
-        {each: getattr(options, each) for each in probabilities if getattr(options, each) is not None}
+    leave_out_a_lone_image(args, images, args.per_device_train_batch_size * processes, show)
+    strong_until = math.floor(_strong_until(row, is_small, total, epochs, options))
+    show(
+        f"plan: {total} steps of {per_step} images, learning rate {args.learning_rate:.3g} (backbone "
+        f"{backbone_rate:.3g}) after {args.warmup_steps:g} steps of warm-up; strong augmentation for {strong_until} "
+        f"of {epochs:g} epochs"
     )
     ema = (SMALL.ema if is_small else row.ema) if options.ema is None else options.ema
-    show(
-        f"plan: {total} steps of {per_step} images, learning rate {rate:.3g} (backbone {backbone_rate:.3g}) after "
-        f"{args.warmup_steps:g} steps of warm-up; strong augmentation for {math.floor(strong_until)} of "
-        f"{epochs:g} epochs"
-    )
+    size = start.image_processor.size["height"]
+    several = options.multi_scale == "yes" if options.multi_scale else not is_small and row.sizes_repeat is not None
+    asked = {each: getattr(options, each) for each in _PROBABILITIES if getattr(options, each) is not None}
     return Plan(
         recipe=name,
         row=row,
@@ -243,30 +240,41 @@ def make_plan(request, args, images, start, show):
         ema=ema,
         ema_after=ema if is_small or options.ema is not None else row.ema_after,
         ema_warmup=SMALL.ema_warmup if is_small else row.ema_warmup,
-        strong_until=math.floor(strong_until),
+        strong_until=strong_until,
         sizes=_sizes(size, row.sizes_repeat or 1) if several else None,
-        probabilities=probabilities,
+        probabilities={**_PROBABILITIES, **asked},
     )
 
 
-def _small_epochs(images, per_step):
-    return max(SMALL.epochs, math.ceil(SMALL.least_steps / math.ceil(images / per_step)))
+_PROBABILITIES = {"photometric": 0.5, "zoom_out": 0.5, "crop": 0.8, "flip": 0.5}  # the originals'
 
 
-def _rates(row, is_small, start, per_step):
+def _strong_until(row, is_small, steps, epochs, options):
+    """In epochs."""
+    if options.strong_until is not None:
+        return options.strong_until
+    if is_small:
+        return epochs * SMALL.strong_share if steps >= SMALL.strong_from else 0
+    return epochs * row.strong_until / row.epochs
+
+
+def _rates(row, is_small, start, per_step, given, options):
     """Of encoder and decoder, and of the backbone, for so many images per step."""
-    if not is_small:
-        scale = per_step / row.batch_size
-        return row.rate * scale, row.backbone_rate * scale
-    rate = row.rate * (per_step / SMALL.batch_size) ** 0.5
-    return rate, rate * (SMALL.backbone_share if start.has_trained_backbone else 1.0)
+    if is_small:
+        rate = row.rate * (per_step / SMALL.batch_size) ** 0.5
+        backbone_rate = rate * (SMALL.backbone_share if start.has_trained_backbone else 1.0)
+    else:
+        rate, backbone_rate = (each * per_step / row.batch_size for each in (row.rate, row.backbone_rate))
+    if "learning_rate" in given:
+        rate, backbone_rate = given["learning_rate"], backbone_rate * given["learning_rate"] / rate
+    return rate, backbone_rate if options.backbone_rate is None else options.backbone_rate
 
 
 def _sizes(size, repeat):
     """Three quarters to five quarters of the size in steps of 32 pixels, the size itself ``repeat`` times more."""
-    smaller = [each for each in range(int(size * 0.75 / 32) * 32, size, 32)]
-    larger = [each for each in range(size + 32, int(size * 1.25 / 32) * 32 + 1, 32)]
-    return smaller + [size] * repeat + larger
+    smaller = range(int(size * 0.75 / 32) * 32, size, 32)
+    larger = range(size + 32, int(size * 1.25 / 32) * 32 + 1, 32)
+    return [*smaller, *[size] * repeat, *larger]
 
 
 def build_datasets(data, start, plan, seed):

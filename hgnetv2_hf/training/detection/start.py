@@ -4,7 +4,6 @@ with fresh weights; its heads for the classes of the data."""
 import copy
 import dataclasses
 import os
-from pathlib import Path
 
 import torch
 import transformers
@@ -12,11 +11,11 @@ from transformers import AutoConfig, AutoModelForObjectDetection, PreTrainedMode
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ...backbone import load_image_processor
-from ...conversion import convert_checkpoint
 from ...conversion.architecture import name_variant
 from ...errors import TrainingError
-from ...hub.published import published_name
 from ...wording import counted, sentence
+from ..load import converted
+from ..starting_point import shown_name
 from .architectures import NAMES, build_detector
 from .outputs import FAMILY_OF, family_of
 from .recipe import RECIPES
@@ -53,7 +52,7 @@ def load_start(name, classes, options, seed, work, in_main_process):
         return _fresh(name, classes, options)
     if options.backbone is not None:
         raise TrainingError(f"--backbone is for a fresh detector ({', '.join(NAMES)}); {name} has one already.")
-    return _trained(_converted(name, options, work, in_main_process), name, classes, options)
+    return _trained(converted(name, work, in_main_process, family=options.family), name, classes, options)
 
 
 def _fresh(name, classes, options):
@@ -68,11 +67,10 @@ def _fresh(name, classes, options):
         **_SIZED_BY_THE_IMAGE,
     )
     size = options.image_size or 640
-    notes = _limit_queries(model.config, size, options)
     processor = transformers.RTDetrImageProcessor(
         size={"height": size, "width": size}, do_normalize=False, do_pad=False
     )
-    notes += [f"weights: fresh; backbone: {options.backbone or 'fresh'}", f"classes: {len(classes)} of the data"]
+    notes = [f"weights: fresh; backbone: {options.backbone or 'fresh'}", f"classes: {len(classes)} of the data"]
     if options.backbone is None:
         notes.append("a fresh backbone learns slowly: give --backbone a classifier's weights, or --model a detector")
     return StartingDetector(model, processor, list(classes), name, options.backbone is not None, notes)
@@ -101,7 +99,6 @@ def _trained(folder, name, classes, options):
                 setattr(config, field, None)
         if options.num_queries is not None:
             config.num_queries = options.num_queries
-        notes = _limit_queries(config, min(processor.size["height"], processor.size["width"]), options)
         config.freeze_backbone_batch_norms = not _trains_batch_norm(options, RECIPES[row].trains_batch_norm)
         model = AutoModelForObjectDetection.from_pretrained(folder, config=config, dtype="float32")
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
@@ -109,7 +106,7 @@ def _trained(folder, name, classes, options):
             raise
         raise TrainingError(f"{name} is no detector that can be loaded: {sentence(error)[:300]}") from error
     own = [config.id2label[index] for index in range(config.num_labels)]
-    shown = Path(name).name if os.path.exists(name) else name
+    shown = shown_name(name)
     if set(classes) == set(own):
         note = f"classes: the {len(own)} of {shown}, its heads kept"
         order = own
@@ -121,19 +118,31 @@ def _trained(folder, name, classes, options):
             else ""
         )
         order = list(classes)
-    return StartingDetector(model, processor, order, row, True, [f"weights: {shown}", note, *notes])
+    return StartingDetector(model, processor, order, row, True, [f"weights: {shown}", note])
 
 
-def _limit_queries(config, size, options):
-    """Queries are chosen among the places of the feature maps: no more than there are. Returns what is to be said."""
-    if options.multi_scale == "yes":
-        size = int(size * 0.75 / 32) * 32
+def limit_queries(config, size, asked):
+    """
+    Queries are chosen among the places of the feature maps: makes them no more than there are.
+
+    Args:
+        config (`PretrainedConfig`): changed in place.
+        size (`int`): pixels per side of the smallest images.
+        asked (`int` or `None`): how many queries were asked for.
+
+    Returns:
+        `list[str]`: what is to be said.
+
+    Raises:
+        `TrainingError`: more were asked for.
+    """
     places = sum((size // stride) ** 2 for stride in config.feat_strides)
     if config.num_queries <= places:
         return []
-    if options.num_queries is not None:
+    if asked is not None:
         raise TrainingError(
-            f"An image of {size} pixels has {places} places for queries, fewer than {options.num_queries}."
+            f"An image of {size} pixels has {places} places for queries, fewer than {asked}; pass a smaller "
+            "--num-queries or a larger --image-size."
         )
     config.num_queries = places
     return [f"queries: {places}, as many as an image of {size} pixels has places for"]
@@ -186,17 +195,3 @@ def with_classes(model, classes):
 
 def _is_of_classes(name):
     return any(part in name for part in ("class_embed", "enc_score_head"))
-
-
-def _converted(name, options, work, in_main_process):
-    """A folder for ``name``, which may be a weight file or a published name."""
-    if not (os.path.isfile(name) or (published_name(str(name)) is not None and not os.path.isdir(name))):
-        return name
-    folder = work / "converted" / Path(name).name
-
-    def convert():
-        if not folder.is_dir():
-            convert_checkpoint(name, folder, family=options.family)
-
-    in_main_process(convert)
-    return str(folder)
