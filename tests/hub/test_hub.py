@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from canvases import write_canvases
 from conftest import TINY_FIELDS, randomize
 from hub_server import READ_TOKEN, HubServer, Repository
 from huggingface_hub import ModelCard
@@ -173,6 +174,39 @@ def test_train_pushes_the_whole_folder_at_the_end(hub, commands, tmp_path):
     assert repository.private and repository.files == {path.name: path.read_bytes() for path in target.iterdir()}
     assert {"README.md", "metrics.json", "model.safetensors", *CODE_FILES} <= set(repository.files)
     assert b'model="somebody/trained"' in repository.files["README.md"]
+
+
+@pytest.mark.slow
+def test_train_detector_pushes_the_whole_folder_at_the_end(hub, commands, tmp_path):
+    """A detector of a stock type: no code of this package, and labels and metrics beside the weights."""
+    pytest.importorskip("torchvision", reason="comes with the extra [detection]")
+    pytest.importorskip("faster_coco_eval", reason="comes with the extra [detection]")
+    data, target = write_canvases(tmp_path / "data", 4, size=64), tmp_path / "trained"
+    options = [
+        "--image-size",
+        "64",
+        "--validation-fraction",
+        "0",
+        "--max_steps",
+        "1",
+        "--use_cpu",
+        "--save_strategy",
+        "no",
+    ]
+    options += [
+        "--dataloader_num_workers",
+        "0",
+        "--push_to_hub",
+        "--hub_model_id",
+        "somebody/finds",
+        "--hub_private_repo",
+    ]
+    command = ["train-detector", data, "--model", "dfine-n", "--output", target, *options]
+    assert commands(command) == [[0, []]]
+    repository = hub.repositories["somebody/finds"]
+    assert repository.private and repository.files == {path.name: path.read_bytes() for path in target.iterdir()}
+    assert {"README.md", "metrics.json", "model.safetensors", "preprocessor_config.json"} <= set(repository.files)
+    assert not set(CODE_FILES) & set(repository.files) and b"somebody/finds" in repository.files["README.md"]
 
 
 def test_what_cannot_be_pushed_is_refused_before_any_work(tmp_path, monkeypatch):

@@ -309,8 +309,7 @@ def class_losses(folder, data):
 def test_the_difference_to_transformers_loss_matters(tmp_path, digits_folder, monkeypatch):
     """
     The same data, seed and steps with either loss; what each reaches is printed. Transformers' gives the layer before
-    the last no class loss; AP, which only the last layer decides, is a lottery in so few
-    steps.
+    the last no class loss. AP, which the last layer alone decides, is a lottery after so few steps.
     """
     data = write_canvases(tmp_path / "data", 16)
     layers = {}
