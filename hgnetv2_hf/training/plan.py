@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 from typing import Any, Optional
 
@@ -26,6 +27,14 @@ _CHECKS = (
     ("per_device_train_batch_size", lambda value: value > 0, "a positive whole number"),
     ("per_device_eval_batch_size", lambda value: value > 0, "a positive whole number"),
     ("gradient_accumulation_steps", lambda value: value > 0, "a positive whole number"),
+    ("learning_rate", lambda value: 0 <= value < math.inf, "a number that is not negative"),
+    ("weight_decay", lambda value: 0 <= value < math.inf, "a number that is not negative"),
+    ("max_grad_norm", lambda value: value is None or value >= 0, "a number that is not negative"),
+    (
+        "resume_from_checkpoint",
+        lambda value: not isinstance(value, str) or os.path.isdir(value),
+        "a checkpoint's folder",
+    ),
     ("label_smoothing_factor", lambda value: 0 <= value < 1, "a number of at least 0 and below 1"),
     ("prediction_loss_only", lambda value: not value, "no such option, because accuracy is what is measured"),
 )

@@ -184,6 +184,12 @@ WRONG = {
     "a share above one": (["{data}", "--model", "dfine-n", "--flip", "2"], "Unsupported flip"),
     "not a number": (["{data}", "--model", "dfine-n", "--backbone-rate", "nan"], "Unsupported backbone_rate"),
     "a decay of one": (["{data}", "--model", "dfine-n", "--ema", "1"], None),  # wrong usage
+    "a rate that is no number": (["{data}", "--learning_rate", "nan"], "Unsupported learning_rate"),
+    "clipping that is no number": (["{data}", "--max_grad_norm", "nan"], "Unsupported max_grad_norm"),
+    "no checkpoint": (
+        ["{data}", "--resume_from_checkpoint", "nowhere"],
+        "Unsupported resume_from_checkpoint 'nowhere'",
+    ),
     "no epochs": (["{data}", "--model", "dfine-n", "--num_train_epochs", "0"], "num_train_epochs"),
     "a wrong format": (["{data}", "--model", "dfine-n", "--format", "voc"], "holds no Annotations folder"),
     "an output that exists": (["{data}", "--model", "dfine-n", "--output", "{trained}"], "exists"),
