@@ -33,7 +33,7 @@ _CHECKS = (
     (
         "resume_from_checkpoint",
         lambda value: not isinstance(value, str) or os.path.isdir(value),
-        "a checkpoint's folder",
+        "a checkpoint's folder; an interrupted run continues without this option",
     ),
     ("label_smoothing_factor", lambda value: 0 <= value < 1, "a number of at least 0 and below 1"),
     ("prediction_loss_only", lambda value: not value, "no such option, because accuracy is what is measured"),

@@ -182,25 +182,8 @@ def test_train_detector_pushes_the_whole_folder_at_the_end(hub, commands, tmp_pa
     pytest.importorskip("torchvision", reason="comes with the extra [detection]")
     pytest.importorskip("faster_coco_eval", reason="comes with the extra [detection]")
     data, target = write_canvases(tmp_path / "data", 4, size=64), tmp_path / "trained"
-    options = [
-        "--image-size",
-        "64",
-        "--validation-fraction",
-        "0",
-        "--max_steps",
-        "1",
-        "--use_cpu",
-        "--save_strategy",
-        "no",
-    ]
-    options += [
-        "--dataloader_num_workers",
-        "0",
-        "--push_to_hub",
-        "--hub_model_id",
-        "somebody/finds",
-        "--hub_private_repo",
-    ]
+    options = "--image-size 64 --validation-fraction 0 --max_steps 1 --use_cpu --save_strategy no".split()
+    options += "--dataloader_num_workers 0 --push_to_hub --hub_model_id somebody/finds --hub_private_repo".split()
     command = ["train-detector", data, "--model", "dfine-n", "--output", target, *options]
     assert commands(command) == [[0, []]]
     repository = hub.repositories["somebody/finds"]

@@ -185,6 +185,7 @@ WRONG = {
     "not a number": (["{data}", "--model", "dfine-n", "--backbone-rate", "nan"], "Unsupported backbone_rate"),
     "a decay of one": (["{data}", "--model", "dfine-n", "--ema", "1"], None),  # wrong usage
     "a rate that is no number": (["{data}", "--learning_rate", "nan"], "Unsupported learning_rate"),
+    "a weight decay below zero": (["{data}", "--weight_decay", "-1"], "Unsupported weight_decay"),
     "clipping that is no number": (["{data}", "--max_grad_norm", "nan"], "Unsupported max_grad_norm"),
     "no checkpoint": (
         ["{data}", "--resume_from_checkpoint", "nowhere"],
