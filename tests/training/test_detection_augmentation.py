@@ -98,3 +98,16 @@ def test_the_strong_augmentation_ends_at_its_epoch():
         dataset.start_epoch(epoch)
         views.append(dataset[0]["pixel_values"])
     assert not torch.equal(views[0], views[1]) and all(torch.equal(views[2], view) for view in views[3:])
+
+
+@pytest.mark.parametrize("strong_until", [0, 1])
+def test_what_is_drawn_is_what_the_first_epoch_learns_from(strong_until):
+    image, what = picture()
+    split = DetectionSplit([image] * 6, [what] * 6, list(range(6)))
+    dataset = DetectionDataset(split, DetectionAugmentation(SIZE), seed=0, strong_until=strong_until)
+    for index in range(6):
+        drawn, found = dataset.drawn(index)
+        learnt = dataset[index]
+        assert len(found) == len(learnt["labels"]["boxes"])
+        pixels = torch.from_numpy(np.array(drawn)).permute(2, 0, 1) / 255
+        assert torch.allclose(pixels, learnt["pixel_values"], atol=1 / 255 + 1e-6)

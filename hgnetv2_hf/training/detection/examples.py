@@ -32,15 +32,20 @@ class DetectionDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         epoch = int(self._epoch)
-        key, augmentation = (self.seed, epoch, int(index)), self.strong if epoch < self.strong_until else self.weak
-        pixel_values, labels = augmentation(read_image(self.split.images, index), self.split.objects[index], key)
-        return {"pixel_values": pixel_values, "labels": labels, "key": key}
+        example = self._example(index, epoch)
+        pixel_values, labels = self._augmentation(epoch)(*example)
+        return {"pixel_values": pixel_values, "labels": labels, "key": example[-1]}
 
     def drawn(self, index):
         """An image as it is learnt from in the first epoch, and its [`Objects`]."""
-        return self.strong.drawn(
-            read_image(self.split.images, index), self.split.objects[index], (self.seed, 0, int(index))
-        )
+        example = self._example(index, epoch=0)
+        return self._augmentation(epoch=0).drawn(*example)
+
+    def _example(self, index, epoch):
+        return read_image(self.split.images, index), self.split.objects[index], (self.seed, epoch, int(index))
+
+    def _augmentation(self, epoch):
+        return self.strong if epoch < self.strong_until else self.weak
 
 
 class EvaluationDataset(torch.utils.data.Dataset):
