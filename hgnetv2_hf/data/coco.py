@@ -309,8 +309,9 @@ def _why_not(row, index_of, label_of):
         return f"iscrowd is {shortened(row.iscrowd)}, expected 0 or 1"
     if not isinstance(row.bbox, list) or len(row.bbox) != 4:
         return f"bbox is {shortened(row.bbox)}, expected four numbers"
-    if not all(map(_is_real, row.bbox)):
-        return f"bbox holds {shortened(next(each for each in row.bbox if not _is_real(each)))}, expected four numbers"
+    for each in row.bbox:
+        if not _is_real(each):
+            return f"bbox is a list with {shortened(each)}, expected four numbers"
     return f"area is {shortened(row.area)}, expected a number"
 
 

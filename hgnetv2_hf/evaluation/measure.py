@@ -97,7 +97,10 @@ def measure_detector(common, images, positions, answered, threshold=0.5):
     to_data = _to_data(positions, max(_largest_label(each) for each in answered.values()))
     detections = {index: _renumbered(answered[index], to_data) for index in indices}
     found = list(detections.values())
-    figures, curves = coco_evaluation(found, answers, images.classes)
+    by_id = indices if images.ids is None else sorted(indices, key=lambda index: images.ids[index])  # decides ties
+    figures, curves = coco_evaluation(
+        [detections[index] for index in by_id], [images.answers[index] for index in by_id], images.classes
+    )
     confusion = detection_confusion(found, answers, images.classes, threshold)
     rows = [
         {"index": index, "image": images.images.name(index), **_counts(each, objects, threshold), "error": ""}

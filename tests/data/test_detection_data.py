@@ -278,7 +278,7 @@ LEFT_OUT = {
     "image id a list": (box(image_id=[1]), "no image with the id a list of 1"),
     "no bbox": (lambda c: c["annotations"][0].pop("bbox"), "has no bbox"),
     "bbox of three": (box(bbox=[1, 2, 3]), "expected four numbers"),
-    "bbox of texts": (box(bbox=["1", "2", "3", "4"]), "bbox holds '1', expected four numbers"),
+    "bbox of texts": (box(bbox=["1", "2", "3", "4"]), "bbox is a list with '1', expected four numbers"),
     "bbox an object": (box(bbox={"x": 1}), "expected four numbers"),
     "bbox of a huge number": (box(bbox=[1, 2, 3, 10**400]), "bbox is"),
     "bbox not finite": (box(bbox=[1, 2, float("nan"), 4]), "not made of finite numbers"),
