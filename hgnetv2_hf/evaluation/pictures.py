@@ -55,7 +55,7 @@ def draw_detector(path, title, confusion, names, curves, mistakes):
             of the drawn image, text, and a key of `BOXES`.
     """
     kinds = ", ".join(f"{kind} ({colour})" for kind, (colour, _) in BOXES.items())
-    figure, left, right, pictures = _page(title, len(mistakes), f"the images with most mistakes: {kinds}")
+    figure, left, right, pictures = _page(title, len(mistakes), f"the images with the lowest F1: {kinds}")
     _draw_confusion(left, confusion, [*names, NOTHING], "detected")
     for name, label in (("AP50", "IoU 0.5"), ("AP75", "IoU 0.75"), ("AP", "mean of IoU 0.5 … 0.95")):
         right.plot(RECALLS, curves[name], label=label)

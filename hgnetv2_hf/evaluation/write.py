@@ -15,6 +15,7 @@ from .pictures import can_draw, draw_comparison
 
 
 METRICS = "metrics.json"
+_MEASURED_AS = "from decoded images to results (preprocessing, then the network)"
 _NAMED = 3  # unreadable images in what is printed; the files name all
 _COLUMNS = {  # of the table: heading -> key of the metrics
     "classifier": {"top-1": "accuracy", "top-5": "top5", "ECE": "ece"},
@@ -46,9 +47,10 @@ def table_and_notes(measured, images, part):
     yield from lines
     classes = counted(len(images.classes), "class", "classes")
     yield f"{images.title}, part {part}: {counted(len(images), 'image')}, {classes}"
-    yield "images/s: from decoded images to results (preprocessing, then the network), " + "; ".join(
-        dict.fromkeys(map(_circumstances, metrics))
-    )
+    circumstances = [_circumstances(row) for row in metrics]
+    if len({*circumstances}) > 1:
+        circumstances = [f"{name}: {each}" for name, each in zip(names, circumstances)]
+    yield f"images/s: {_MEASURED_AS}, {'; '.join(dict.fromkeys(circumstances))}"
     for name, each in zip(names, measured):
         for note in each.notes:
             yield f"{name}: {note}" if len(measured) > 1 else note

@@ -14,6 +14,7 @@ from ..errors import InferenceError, raised_as
 from ..files.atomic import atomic_folder, claim
 from ..files.images import UNREADABLE, find_images, printable_path
 from ..wording import counted, printable, sentence
+from .runtime import is_exported
 
 
 TABLES = {"csv": "detections.csv", "jsonl": "detections.jsonl"}
@@ -75,6 +76,10 @@ def _pipeline(model):
     from transformers import AutoConfig, pipeline
 
     check_name(model)
+    if is_exported(model):
+        raise InferenceError(
+            f"{model} is an exported folder, which detect does not run yet; evaluate and load_exported do."
+        )
     try:
         architectures = AutoConfig.from_pretrained(str(model)).architectures or []
         classifier = next((name for name in architectures if name.endswith("ForImageClassification")), None)

@@ -22,7 +22,7 @@ from .plan import build_training_arguments, check_request, make_plan, make_reque
 from .preprocessing import Preprocessing, build_augmentation
 from .report import close_to_chance, draw_data, summary
 from .trainer import uses_fsdp
-from .work_folder import enter_work_folder
+from .work_folder import DATA_PICTURE, enter_work_folder, where_drawn
 from .write import describe, write
 
 
@@ -95,7 +95,7 @@ def _train_in_work_folder(request, plan, data, resumes, in_main, show):
     for line in start.notes:
         show(line)
     if options.draw_data:
-        in_main(lambda: _draw_data(data, start.image_processor, options, work / "data.png", show))
+        in_main(lambda: _draw_data(data, start.image_processor, request, show))
     fitted = fit(start, teacher, data, plan, work, resumes, in_main, show)
     metrics = {**describe(request, plan, data, start), **fitted.figures}
     metrics["close_to_chance"] = close_to_chance(metrics)
@@ -145,11 +145,12 @@ def work_kept_if_it_can_continue(work, is_main):
         raise
 
 
-def _draw_data(data, processor, options, path, show):
+def _draw_data(data, processor, request, show):
+    options, path = request.options, request.work / DATA_PICTURE
     if options.streaming:
         raise TrainingError("--draw-data needs data that are no stream.")
     draw_data(data, Preprocessing(processor), build_augmentation(processor, options), options.draw_data, path)
-    show(f"drawn: {path}")
+    show(where_drawn(request.work, request.output_dir))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from ..files.atomic import atomic_file
 
 
 SETTINGS = "settings.json"
+DATA_PICTURE = "data.png"
 DATA = "the data"  # its key among the settings
 # Beginnings of the names of options that decide what is shown or how fast it goes, and never the weights.
 _WITHOUT_INFLUENCE = (
@@ -70,6 +71,11 @@ def enter_work_folder(folder: Path, settings: dict, data: dict, overwrite: bool)
     except OSError as error:
         raise TrainingError(f"Cannot write {folder}: {error.strerror or error}.") from error
     return False
+
+
+def where_drawn(folder: Path, output_dir: str) -> str:
+    """The line that names the picture of the data, which moves with the rest."""
+    return f"drawn: {folder / DATA_PICTURE}; {Path(output_dir) / DATA_PICTURE} once the training is done"
 
 
 def _with_influence(settings):

@@ -14,6 +14,7 @@ from ..hub.upload import push_folder
 from . import recipe
 from .options import Options
 from .report import draw_curves, model_card
+from .work_folder import DATA_PICTURE
 
 
 def describe(request, plan, data, start):
@@ -68,8 +69,8 @@ def write(request, start, fitted, metrics, state_dict, show):
             write_confusion(fitted.confusion, start.classes, staging / "confusion.csv")
             draw_confusion(fitted.confusion, start.classes, staging / "confusion.png")
         (staging / "metrics.json").write_text(json.dumps(metrics, indent=2, default=str) + "\n", encoding="utf-8")
-        if (work / "data.png").is_file():
-            shutil.copyfile(work / "data.png", staging / "data.png")
+        if (work / DATA_PICTURE).is_file():
+            shutil.copyfile(work / DATA_PICTURE, staging / DATA_PICTURE)
         has_curves = draw_curves(metrics, staging / "curves.png")
         if not has_curves:
             show('no curves.png: pip install "hgnetv2-hf[train]"')

@@ -248,6 +248,9 @@ def test_detect_refuses_a_classifier_in_one_sentence(digits_folder, images, tmp_
         line == f"hgnetv2-hf: {digits_folder} holds a PPHGNetV2ForImageClassification, not a detector; use classify."
     )
     assert not (tmp_path / "out").exists()
+    (tmp_path / "export.json").write_text("{}")  # what makes a folder an exported one
+    with pytest.raises(InferenceError, match="is an exported folder, which detect does not run yet"):
+        detect([str(images)], tmp_path, tmp_path / "out")
 
 
 def test_an_emulated_precision_is_one_line_on_stderr(digits_folder, images, monkeypatch, capsys):

@@ -382,7 +382,10 @@ def test_exported_detectors_are_evaluated_too(detector, found, tmp_path, format)
     hgnetv2_hf.export_model(detector, tmp_path / "exported", format=format)
     split = DetectionSplit(Pictures(images), things(answers, LABELS, 6), list(range(4)))
     data = DetectionData("shapes", split, split, LABELS)
-    metrics = evaluate([detector, tmp_path / "exported"], data, output_dir=tmp_path / "out", **SILENT)
+    lines = []
+    metrics = evaluate([detector, tmp_path / "exported"], data, output_dir=tmp_path / "out", show=lines.append)
+    (line,) = [line for line in lines if line.startswith("images/s:")]
+    assert ": batches of 16 on cpu" in line and f"({format}): batches of 1 on cpu" in line  # one image at a time
     assert metrics[1]["batch_size"] == 1 and metrics[1]["runtime"] == format
     # Not AP: random weights find nearly the same in every image, so the order of detections is decided by rounding.
     first, second = (json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("*/detections.json")))

@@ -26,7 +26,7 @@ from ..moving_average import KeepMovingAverage, MovingAverage
 from ..plan import check_training_arguments, make_request, training_arguments
 from ..run import claim_output, enter, environment_restored, work_kept_if_it_can_continue
 from ..trainer import uses_fsdp
-from ..work_folder import last_checkpoint
+from ..work_folder import DATA_PICTURE, last_checkpoint, where_drawn
 from . import recipe
 from .augmentation import DetectionAugmentation
 from .examples import DetectionCollator, DetectionDataset, EvaluationDataset, collate_evaluation
@@ -143,8 +143,6 @@ def _load_data(request, seed, show):
     if data.validation is not None and data.validation.table().crowd.all():  # of no objects, too
         show(f"there is no object in the images to validate with ({data.held_out}): no AP, and nothing is validated")
         data = dataclasses.replace(data, validation=None)
-    held_out = "" if data.validation is None else f", {len(data.validation)} to validate ({data.held_out})"
-    show(f"data: {data.title}: {len(data.train)} images to learn from{held_out}, {len(data.classes)} classes")
     return data
 
 
@@ -160,7 +158,7 @@ def _train_in_work_folder(request, args, data, resumes, in_main, show):
         show(line)
     train_dataset, eval_dataset, collator = build_datasets(data, start, plan, args.seed)
     if request.options.draw_data:
-        in_main(lambda: _draw_data(data, train_dataset, request.options.draw_data, work / "data.png", show))
+        in_main(lambda: _draw_data(data, train_dataset, request, show))
     trainer, figures = fit(request, start, data, plan, (train_dataset, eval_dataset, collator), resumes, in_main, show)
     metrics = {**describe(request, plan, data, start), **figures}
     in_main(lambda: write(request, start, data, trainer, metrics, show))
@@ -287,10 +285,10 @@ def build_datasets(data, start, plan, seed):
     return train, None if data.validation is None else EvaluationDataset(data.validation, processor), collator
 
 
-def _draw_data(data, dataset, count, path, show):
-    pairs = [dataset.drawn(index) for index in range(min(count, len(dataset)))]
-    draw_contact_sheet(pairs, data.classes, path)
-    show(f"drawn: {path}")
+def _draw_data(data, dataset, request, show):
+    pairs = [dataset.drawn(index) for index in range(min(request.options.draw_data, len(dataset)))]
+    draw_contact_sheet(pairs, data.classes, request.work / DATA_PICTURE)
+    show(where_drawn(request.work, request.output_dir))
 
 
 def fit(request, start, data, plan, datasets, resumes, in_main_process, show):

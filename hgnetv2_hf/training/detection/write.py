@@ -13,6 +13,7 @@ from ...files.atomic import atomic_folder
 from ...hub.upload import push_folder
 from ..report import draw_curves
 from ..starting_point import shown_name
+from ..work_folder import DATA_PICTURE
 from ..write import save_model
 from . import recipe
 from .options import DetectorOptions
@@ -41,6 +42,7 @@ def describe(request, plan, data, start):
             "num_train_epochs": plan.args.num_train_epochs,
             "per_device_train_batch_size": plan.args.per_device_train_batch_size,
             "weight_decay": plan.args.weight_decay,
+            "warmup_steps": plan.args.warmup_steps,
             "seed": plan.args.seed,
             **request.training_arguments,
         },
@@ -85,8 +87,8 @@ def write(request, start, data, trainer, metrics, show):
         save_model(trainer, None, staging)
         start.image_processor.save_pretrained(staging)
         (staging / "metrics.json").write_text(json.dumps(metrics, indent=2, default=str) + "\n", encoding="utf-8")
-        if (work / "data.png").is_file():
-            shutil.copyfile(work / "data.png", staging / "data.png")
+        if (work / DATA_PICTURE).is_file():
+            shutil.copyfile(work / DATA_PICTURE, staging / DATA_PICTURE)
         pictures = []
         if draw_curves(metrics, staging / "curves.png", "eval_AP", "AP"):
             pictures.append("curves.png")
