@@ -1,4 +1,7 @@
-"""Converts a backbone of D-FINE or DEIM (.pth) into a Transformers folder: ``hgnetv2-hf convert --layout dfine``."""
+"""Converts a detector of D-FINE, or its backbone, into a Transformers folder.
+
+``hgnetv2-hf convert --layout dfine``
+"""
 
 import sys
 

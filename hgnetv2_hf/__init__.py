@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from .inference.export import export_model
     from .inference.optimize import optimize_for_inference
     from .inference.runtime import load_exported
+    from .model.configuration_deim import DEIMConfig, DEIMv2Config
     from .model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
     from .model.image_processing_hgnetv2 import HGNetV2ImageProcessor, HGNetV2ImageProcessorFast
+    from .model.modeling_deim import DEIMForObjectDetection, DEIMModel
+    from .model.modeling_deimv2 import DEIMv2ForObjectDetection, DEIMv2Model
     from .model.modeling_hgnetv2 import (
         HGNetV2Backbone,
         HGNetV2ForImageClassification,
@@ -34,6 +37,9 @@ __version__ = "0.1.0"
 # who use them shall pay.
 _MODULE_OF = {
     **dict.fromkeys(("HGNetV2Config", "PPHGNetV2Config"), "model.configuration_hgnetv2"),
+    **dict.fromkeys(("DEIMConfig", "DEIMv2Config"), "model.configuration_deim"),
+    **dict.fromkeys(("DEIMForObjectDetection", "DEIMModel"), "model.modeling_deim"),
+    **dict.fromkeys(("DEIMv2ForObjectDetection", "DEIMv2Model"), "model.modeling_deimv2"),
     **dict.fromkeys(("ConversionError", "HGNetV2Error"), "errors"),
     **dict.fromkeys(("ConversionReport", "ExportReport", "convert_checkpoint", "export_weights"), "conversion"),
     **dict.fromkeys(("HGNetV2ImageProcessor", "HGNetV2ImageProcessorFast"), "model.image_processing_hgnetv2"),
@@ -48,6 +54,12 @@ _MODULE_OF = {
 __all__ = [
     "ConversionError",
     "ConversionReport",
+    "DEIMConfig",
+    "DEIMForObjectDetection",
+    "DEIMModel",
+    "DEIMv2Config",
+    "DEIMv2ForObjectDetection",
+    "DEIMv2Model",
     "ExportReport",
     "HGNetV2Backbone",
     "HGNetV2Config",

@@ -11,13 +11,27 @@ import wrapt
 
 
 PACKAGE = __name__.partition(".")[0]
-CONFIGURATIONS = {"hgnet_v2": "HGNetV2Config", "pp_hgnet_v2": "PPHGNetV2Config"}
+CONFIGURATIONS = {
+    "hgnet_v2": "HGNetV2Config",
+    "pp_hgnet_v2": "PPHGNetV2Config",
+    "deim": "DEIMConfig",
+    "deim_v2": "DEIMv2Config",
+}
 MODELS = {
-    "MODEL_MAPPING": {"hgnet_v2": "HGNetV2Model", "pp_hgnet_v2": "PPHGNetV2Model"},
+    "MODEL_MAPPING": {
+        "hgnet_v2": "HGNetV2Model",
+        "pp_hgnet_v2": "PPHGNetV2Model",
+        "deim": "DEIMModel",
+        "deim_v2": "DEIMv2Model",
+    },
     "MODEL_FOR_BACKBONE_MAPPING": {"hgnet_v2": "HGNetV2Backbone", "pp_hgnet_v2": "PPHGNetV2Backbone"},
     "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING": {
         "hgnet_v2": "HGNetV2ForImageClassification",
         "pp_hgnet_v2": "PPHGNetV2ForImageClassification",
+    },
+    "MODEL_FOR_OBJECT_DETECTION_MAPPING": {
+        "deim": "DEIMForObjectDetection",
+        "deim_v2": "DEIMv2ForObjectDetection",
     },
 }
 
@@ -28,7 +42,8 @@ _undo = []  # what puts back the entries that were found
 
 
 def register() -> None:
-    """Registers with AutoConfig, AutoModel, AutoBackbone, AutoModelForImageClassification and AutoImageProcessor.
+    """Registers with AutoConfig, AutoModel, AutoBackbone, AutoModelForImageClassification, AutoModelForObjectDetection
+    and AutoImageProcessor.
 
     Stock's own ``transformers.HGNetV2Config`` then builds this package's models too. Calling it twice does no harm.
 
@@ -86,7 +101,8 @@ def _register_configurations(module):
         _put(mapping._mapping, model_type, name)
         _put(mapping._modules, model_type, sys.modules[PACKAGE])
         _remove(mapping._extra_content, model_type)
-    _put(compat.display_names(module), "pp_hgnet_v2", "PP-HGNetV2")
+    for model_type, title in (("pp_hgnet_v2", "PP-HGNetV2"), ("deim", "DEIM"), ("deim_v2", "DEIMv2")):
+        _put(compat.display_names(module), model_type, title)
 
 
 def _register_models(module):
@@ -120,9 +136,10 @@ def _register_image_processors(module):
 def _register_absence_of_video(module):
     # `pipeline` of 5.x looks for a video processor in every folder, and stops to ask whether it may run the folder's
     # code unless the configuration is known here.
+    from .model.configuration_deim import DEIMConfig, DEIMv2Config
     from .model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
 
-    for config_class in (HGNetV2Config, PPHGNetV2Config):
+    for config_class in (HGNetV2Config, PPHGNetV2Config, DEIMConfig, DEIMv2Config):
         _put(module.VIDEO_PROCESSOR_MAPPING._extra_content, config_class, {})
 
 

@@ -29,8 +29,13 @@ GOLDEN_FILES = {
     "dfine_n": ".pth",
     "dfine_l": ".pth",
     "rtdetrv2_hgnetv2_l": ".pth",
+    "deim_dfine_n": ".pth",
+    "deim_dfine_l": ".pth",
+    "rtdetrv4_s": ".pth",
+    "deimv2_atto": ".pth",
+    "deimv2_n": ".pth",
 }
-GOLDEN_FAMILIES = {"dfine_n": "dfine"}  # what no tensor shows, and no published name says here
+GOLDEN_FAMILIES = {"dfine_n": "dfine", "deim_dfine_n": "deim"}  # what no tensor shows, and no published name says here
 MOST_WORKERS = 8  # more would wait for the longest tests
 
 

@@ -91,7 +91,7 @@ def _published_table(rows, short):
         size = f"{size / 1e6:.1f} MB" if size is not None else "-"
         lines.append(f"{name:<42}{row.variant:<7}{top1:>7}{top5:>7}{ap:>6}{size:>10}  {row.resize_short or '-':>6}")
         if not short:
-            lines.append(f"    {row.url or 'ships with this package'}")
+            lines.append(f"    {row.url or (row.page and f'from {row.page}') or 'ships with this package'}")
     return lines
 
 

@@ -54,6 +54,23 @@ def image_size_of(anchors, strides):
     )
 
 
+def anchors_of(size, strides):
+    """
+    Args:
+        size (`list[int]`): height and width in pixels.
+        strides (`list[int]`): of the feature levels, finest first.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: anchors `(1, n, 4)` as logits, infinite where they are not valid, and
+        `(1, n, 1)` whether they are, as the programs keep them.
+    """
+    anchors = _anchors(size, strides, slice(None))
+    valid = (anchors < 1).all(-1, keepdim=True)
+    anchors = anchors.float()
+    logits = torch.log(anchors / (1 - anchors))
+    return torch.where(valid, logits, torch.inf)[None], valid[None]
+
+
 def _divisors(number):
     small = [each for each in range(1, math.isqrt(number) + 1) if number % each == 0]
     return sorted({*small, *(number // each for each in small)})

@@ -57,8 +57,8 @@ def convert_checkpoint(
 
     Args:
         source (`str` or `os.PathLike`): a weight file of PaddleClas or PaddleDetection (`.pdparams`), of timm, D-FINE,
-            DEIM or RT-DETRv2 (PyTorch or safetensors), or of Transformers; a folder of timm or Transformers; or a
-            published name (`PPHGNetV2_B4_ssld_stage2`; `hgnetv2-hf list`), which is downloaded.
+            DEIM, RT-DETRv4, DEIMv2 or RT-DETRv2 (PyTorch or safetensors), or of Transformers; a folder of timm or
+            Transformers; or a published name (`PPHGNetV2_B4_ssld_stage2`; `hgnetv2-hf list`), which is downloaded.
         output_dir (`str` or `os.PathLike`): the folder to write.
         variant (`str`, *optional*): insist on a variant (`"b0"` … `"b6"`, …); recognised from the tensors without it.
         layout (`str`, *optional*): insist on a layout (`"paddleclas"`, `"paddledetection"`, `"timm"`, `"dfine"`,
@@ -66,8 +66,7 @@ def convert_checkpoint(
         task (`str`, *optional*): `"classification"`, `"detection"` or `"backbone"` (also of a detector); by default
             what the file holds.
         family (`"dfine"`, `"deim"` or `"rtdetrv4"`, *optional*): the program that a whole detector with D-FINE's
-            tensors comes from, which the tensors of most files do not show; DEIM's and RT-DETRv4's are refused, their
-            backbones convert.
+            tensors comes from, which the tensors of most files do not show.
         verify (`bool`, defaults to `False`): load the folder again, compare every tensor, and run the original program
             where it is installed (see `verification.py`).
         overwrite (`bool`, defaults to `False`): replace an existing model folder, atomically.
@@ -171,14 +170,14 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None, 
 def _build_detector(source, key, content, layout, options, family):
     from .convert_detector import read_detector
 
-    if layout not in (None, key):
+    if layout not in (None, key, DETECTORS[key].backbone_layout):
         raise ConversionError(
             f"{source.path} holds a detector of {DETECTORS[key].title}, not of {LAYOUTS[layout].title}."
         )
     given = [name for name, value in options.items() if value is not None]
     if given:
         raise ConversionError(f"A detector takes no option {' or '.join(given)}.")
-    model, processor, variant, assumed, left_out = read_detector(source, key, content, family)
+    key, model, processor, variant, assumed, left_out = read_detector(source, key, content, family)
     report = report_on(source, model, key, variant, "detection", assumed, left_out, len(content))
     return Checkpoint(report, model, content, processor)
 
@@ -322,8 +321,9 @@ def verify_folder(checkpoint, folder):
     _check_finite_outputs(model, report)
     checks = ["the folder, loaded again, holds the same bits", "the outputs for a random image are finite"]
     if report.task == "detection":
-        original, _ = split_detector(checkpoint.original, LAYOUTS[DETECTORS[report.layout].backbone_layout])
-        parity, notes = verify_original(_backbone_of(model), report.variant, report.layout, original)
+        backbone_layout = DETECTORS[report.layout].backbone_layout
+        original, _ = split_detector(checkpoint.original, LAYOUTS[backbone_layout])
+        parity, notes = verify_original(_backbone_of(model), report.variant, backbone_layout, original)
         not_run = (
             "the detector's own program was not run (none can be installed); comparisons are of its backbone alone"
         )

@@ -1,6 +1,7 @@
-"""Whole detectors: from the files of D-FINE, RT-DETRv2 and PaddleDetection to models of Transformers."""
+"""Whole detectors: from the files of D-FINE, its families, RT-DETRv2 and PaddleDetection to models of Transformers."""
 
 import contextlib
+import importlib
 import json
 import re
 
@@ -14,20 +15,25 @@ from ..wording import counted, sentence
 from .anchors import image_size_of
 from .architecture import Shapes, name_variant, recognise_architecture
 from .assumptions import assume_trunk
-from .detectors import DETECTORS, rename_detector
+from .detectors import DETECTORS, TRAINING_ONLY, rename_detector
 from .families import decide_family
 from .layouts import LAYOUTS, is_counter
 from .values import checked_weight, with_memory_of_their_own
 
 
-_MODELS = {
-    "d_fine": ("DFineConfig", "DFineForObjectDetection"),
-    "rt_detr": ("RTDetrConfig", "RTDetrForObjectDetection"),
-    "rt_detr_v2": ("RTDetrV2Config", "RTDetrV2ForObjectDetection"),
+_MODELS = {  # configuration and model, and where they are
+    "d_fine": ("transformers", "DFineConfig", "DFineForObjectDetection"),
+    "rt_detr": ("transformers", "RTDetrConfig", "RTDetrForObjectDetection"),
+    "rt_detr_v2": ("transformers", "RTDetrV2Config", "RTDetrV2ForObjectDetection"),
+    "deim": ("hgnetv2_hf.model.modeling_deim", "DEIMConfig", "DEIMForObjectDetection"),
+    "deim_v2": ("hgnetv2_hf.model.modeling_deimv2", "DEIMv2Config", "DEIMv2ForObjectDetection"),
 }
 # D-FINE's published depths and widths of the neck: bottlenecks per block and width ratio do not show the factors.
 _DEPTH_MULT = {1: 0.34, 2: 0.67, 3: 1.0}
-_HIDDEN_EXPANSION = (0.34, 0.5, 1.0)
+_HIDDEN_EXPANSION = (0.34, 0.5, 0.67, 1.0)
+# Of DEIMv2: queries and pixels per side by the backbone, where the file does not show them.
+_DEIMV2_SIZES = {"atto": (100, 320), "femto": (150, 416), "pico": (200, 640)}
+_POINTS = {(2, 12): [6, 6], (2, 6): [4, 2], (3, 12): [3, 6, 3]}  # by the number of levels and of points
 # Assumed fields that belong to the backbone, the image processor or to no configuration at all.
 _NOT_OF_THE_DETECTOR = (
     "hidden_act",
@@ -49,10 +55,11 @@ def read_detector(source, key, content, family=None):
         family (`str`, *optional*): which of the programs with D-FINE's tensors it comes from (see `families.py`).
 
     Returns:
-        `tuple`: model, image processor's configuration, backbone's variant, assumed fields, what was left out.
+        `tuple`: the row's key, of the family where that decides; model, image processor's configuration, backbone's
+        variant, assumed fields, what was left out.
 
     Raises:
-        `ConversionError`: Transformers cannot express its family, a tensor is missing or unknown, or parts do not fit.
+        `ConversionError`: nothing shows its family, a tensor is missing or unknown, or parts do not fit.
     """
     detector = DETECTORS[key]
     tensors, backbone = rename_detector(content, detector)
@@ -63,18 +70,22 @@ def read_detector(source, key, content, family=None):
             "Transformers gives 3: only its network converts (--task backbone)."
         )
     shapes = Shapes(tensors)
-    assumed = {**assume_trunk(fields), **_assumed(detector)}
+    variant, reason = name_variant(fields), None
     if key == "dfine":
-        _, reason = decide_family(source, content, name_variant(fields), family)
-        assumed["head activation"] = ("relu", reason)
-    values = _common_fields(shapes)
+        key, reason = decide_family(source, content, variant, family)
+        detector = DETECTORS[key]
+    assumed = {**assume_trunk(fields), **_assumed(detector, variant)}
+    if reason is not None:
+        field = "head activation" if key == "dfine" else "head_activation_function"
+        assumed[field] = (assumed["decoder_activation_function"][0], reason)
+    values = _deimv2_fields(shapes, fields) if key == "deimv2" else _common_fields(shapes)
     values.update({field: value for field, (value, _) in assumed.items() if field not in _NOT_OF_THE_DETECTOR})
     for field in ("encode_proj_layers", "feat_strides"):
         assumed[field] = (values[field], f"every published {detector.title}: the backbone's last stages")
     if detector.anchors in content:
-        size = _image_size(content[detector.anchors], values["feat_strides"])
+        size = _image_size(content[detector.anchors], values["feat_strides"], detector)
         assumed["image_size"] = (size, "the anchors in the file")
-    values.update(_FAMILIES[detector.model_type](shapes, content, values, assumed))
+    values.update(_OWN_FIELDS[detector.model_type](shapes, content, values, assumed))
     values["backbone_config"] = _backbone_config(fields, detector, values, assumed)
     values.update(_labels(values.pop("num_labels"), assumed))
     if detector.is_paddle:
@@ -82,32 +93,43 @@ def read_detector(source, key, content, family=None):
     # up and reg_scale are whole numbers in some files
     tensors = {name: t if is_counter(name) else checked_weight(name, t) for name, t in tensors.items()}
     model = _load(detector, values, with_memory_of_their_own(tensors))
-    computed = sum(any(re.search(pattern, name) for pattern in detector.computed) for name in content)
-    what = counted(computed, "counter or constant", "counters and constants")
-    left_out = [f"{what} that the network computes itself"] if computed else []
-    return model, _image_processor(detector, assumed), name_variant(fields), assumed, left_out
+    return key, model, _image_processor(detector, assumed), variant, assumed, _left_out(content, detector)
 
 
-def _assumed(detector):
+def _left_out(content, detector):
+    computed = [name for name in content if any(re.search(pattern, name) for pattern in detector.computed)]
+    training_only = sorted(name for name in computed if name.startswith(TRAINING_ONLY))
+    what = counted(len(computed) - len(training_only), "counter or constant", "counters and constants")
+    left_out = [f"{what} that the network computes itself"] if len(computed) > len(training_only) else []
+    if training_only:
+        left_out.append(f"{', '.join(training_only)}: RT-DETRv4 uses them in training only")
+    return left_out
+
+
+def _assumed(detector, variant):
     """What no tensor of any of the published detectors shows of its neck and decoder."""
     reason = f"every published {detector.title}"
+    queries, pixels = _DEIMV2_SIZES.get(variant, (300, 640)) if detector.model_type == "deim_v2" else (300, 640)
+    head = "relu" if detector.model_type in ("d_fine", "rt_detr", "rt_detr_v2") else "silu"
     assumed = {
-        "num_queries": (300, reason),
+        "num_queries": (queries, reason),
         "encoder_attention_heads": (8, reason),
         "decoder_attention_heads": (8, reason),
         "encoder_activation_function": ("gelu", reason),
         "activation_function": ("silu", f"{reason}: the neck"),
-        "decoder_activation_function": ("relu", reason),
+        "decoder_activation_function": (head, reason),
         "positional_encoding_temperature": (10000, reason),
         "normalize_before": (False, reason),
         "learn_initial_query": (False, reason),
-        "image_size": ([640, 640], reason),
+        "image_size": ([pixels, pixels], reason),
         "resample": (3 if detector.is_paddle else 2, f"{reason}: {'bicubic' if detector.is_paddle else 'bilinear'}"),
     }
     if detector.model_type != "rt_detr":
         assumed["decoder_offset_scale"] = (0.5, reason)
         assumed["decoder_method"] = ("default", reason)
-    if detector.model_type == "d_fine":
+    if detector.model_type == "deim_v2":
+        assumed["head_activation_function"] = (head, reason)
+    if detector.model_type in ("d_fine", "deim", "deim_v2"):
         assumed["eval_idx"] = (-1, reason)
         assumed["layer_scale"] = (1.0, reason)
     return assumed
@@ -133,9 +155,37 @@ def _common_fields(shapes):
     }
 
 
-def _image_size(anchors, strides):
+def _deimv2_fields(shapes, backbone):
+    """The same of DEIMv2, whose projections are missing where widths agree already."""
+    is_lite = "model.encoder.bi_fusion.conv.weight" in shapes.tensors
+    levels = 1 if is_lite else shapes.count("model.encoder.lateral_convs") + 1
+    widths = backbone["stage_out_channels"]
+    coarsest = 2 ** (len(widths) + 1)
+    strides = [coarsest // 2 ** (levels - 1 - index) for index in range(levels)] + [2 * coarsest] * is_lite
+    first = "bi_fusion" if is_lite else "lateral_convs.0"
+    hidden = shapes.of(f"model.encoder.{first}.conv.weight", 4)[0]
+    layers = shapes.count("model.encoder.encoder.0.layers")
+    encoded = shapes.count("model.encoder.encoder")
+    return {
+        "num_labels": shapes.of("model.enc_score_head.weight", 2)[0],
+        "num_feature_levels": len(strides),
+        "encoder_type": "lite" if is_lite else "hybrid",
+        "encoder_in_channels": widths[-levels:],
+        "encoder_hidden_dim": hidden,
+        "encoder_layers": layers,
+        "encoder_ffn_dim": shapes.of("model.encoder.encoder.0.layers.0.mlp.layers.0.weight", 2)[0] if layers else 1024,
+        "encode_proj_layers": list(range(levels - encoded, levels)),
+        "feat_strides": strides,
+        "decoder_in_channels": [hidden] * len(strides),
+        "d_model": shapes.of("model.enc_score_head.weight", 2)[1],
+        "decoder_layers": shapes.count("model.decoder.layers"),
+        "decoder_ffn_dim": shapes.of("model.decoder.layers.0.mlp.gate_and_value.weight", 2)[0],
+    }
+
+
+def _image_size(anchors, strides, detector):
     height, width = image_size_of(anchors, strides)
-    if height != width:
+    if height != width and detector.model_type != "deim_v2":
         raise ConversionError(
             f"The anchors in the file are those of {height}×{width} pixels (height × width); Transformers 5 gives the "
             "encoder of a detector other positions than the original does where images are not square, so only square "
@@ -150,15 +200,67 @@ def _dfine_fields(shapes, content, common, assumed):
     width = shapes.of(f"{block}.conv1.conv.weight", 4)[0]
     hidden = common["encoder_hidden_dim"]
     expansion = next((each for each in _HIDDEN_EXPANSION if round(each * hidden // 2) == width), 2 * width / hidden)
+    return {
+        "hidden_expansion": expansion,
+        "depth_mult": _DEPTH_MULT.get(bottlenecks, bottlenecks / 3),
+        **_refinement_fields(shapes, content, common, assumed),
+    }
+
+
+def _deimv2_own_fields(shapes, content, common, assumed):
+    block = "model.encoder." + ("fpn_block" if common["encoder_type"] == "lite" else "fpn_blocks.0")
+    hidden = common["encoder_hidden_dim"]
+    narrow = shapes.of(f"{block}.branch1.0.conv1.conv.weight", 4)[0] // 2
+    bottlenecks = shapes.count(f"{block}.branch1.0.bottlenecks")
+    expansion = next(
+        (each for each in _HIDDEN_EXPANSION if round(each * hidden // 2) == narrow), (2 * narrow + 0.5) / hidden
+    )
+    return {
+        "hidden_expansion": expansion,
+        "depth_mult": _DEPTH_MULT.get(bottlenecks, bottlenecks / 3),
+        "encoder_blocks": bottlenecks,
+        "encoder_block": "elan4" if f"{block}.branch1.1.conv.weight" in shapes.tensors else "elan5",
+        "use_gateway": "model.decoder.layers.0.gateway.gate.weight" in shapes.tensors,
+        "share_bbox_head": _take_shared_heads(shapes.tensors, "model.decoder.bbox_embed"),
+        "share_score_head": _take_shared_heads(shapes.tensors, "model.decoder.class_embed"),
+        **_refinement_fields(shapes, content, common, assumed),
+    }
+
+
+def _take_shared_heads(tensors, prefix):
+    """Whether all layers have one head: a file holds it under the name of each layer, or of one. It is kept once."""
+    heads = {}
+    for name in tensors:
+        match = re.match(re.escape(prefix) + r"\.(\d{1,4})\.", name)
+        if match:
+            heads.setdefault(int(match[1]), {})[name[match.end() :]] = name
+    if not heads:
+        return False
+    first = heads.pop(min(heads))
+    for other in heads.values():
+        if other.keys() != first.keys() or not all(
+            torch.equal(tensors[first[part]], tensors[other[part]]) for part in first
+        ):
+            return False
+    for other in heads.values():
+        for name in other.values():
+            del tensors[name]
+    for part, name in first.items():
+        tensors[f"{prefix}.0.{part}"] = tensors.pop(name)
+    return True
+
+
+def _refinement_fields(shapes, content, common, assumed):
+    """What D-FINE and its families share: points of deformable attention, quality estimator, bins of the edges."""
     scale = content.get("decoder.decoder.layers.0.cross_attn.num_points_scale")
     if scale is not None:
         points = _points(scale)
     else:
-        points = {2: [6, 6], 3: [3, 6, 3]}.get(common["num_feature_levels"])
-        assumed["decoder_n_points"] = (points, "published D-FINE with as many feature levels")
+        levels, heads = common["num_feature_levels"], assumed["decoder_attention_heads"][0]
+        offsets = shapes.of("model.decoder.layers.0.encoder_attn.sampling_offsets.weight", 2)[0]
+        points = _POINTS.get((levels, offsets // (2 * heads)))
+        assumed["decoder_n_points"] = (points, "published detectors with as many feature levels and points")
     fields = {
-        "hidden_expansion": expansion,
-        "depth_mult": _DEPTH_MULT.get(bottlenecks, bottlenecks / 3),
         "decoder_n_points": points,
         "lqe_layers": shapes.count("model.decoder.lqe_layers.0.reg_conf.layers"),
         "lqe_hidden_dim": shapes.of("model.decoder.lqe_layers.0.reg_conf.layers.0.weight", 2)[0],
@@ -166,9 +268,10 @@ def _dfine_fields(shapes, content, common, assumed):
         "max_num_bins": shapes.of("model.decoder.bbox_embed.0.layers.2.weight", 2)[0] // 4 - 1,
     }
     for name, published in (("up", 0.5), ("reg_scale", 4.0)):
-        tensor = shapes.tensors.get(f"model.decoder.{name}")
+        tensor = shapes.tensors.get(f"model.decoder.{name}", content.get(f"decoder.decoder.{name}"))
         if tensor is not None and tensor.numel() == 1:
             fields[name] = float(tensor)
+            shapes.tensors[f"model.decoder.{name}"] = tensor
         else:
             assumed[name] = (published, "published D-FINE but X, which has a reg_scale of 8; not in the file")
             fields[name] = published
@@ -201,12 +304,18 @@ def _rtdetr_fields(shapes, content, common, assumed):
     }
 
 
-_FAMILIES = {"d_fine": _dfine_fields, "rt_detr": _rtdetr_fields, "rt_detr_v2": _rtdetr_fields}
+_OWN_FIELDS = {
+    "d_fine": _dfine_fields,
+    "deim": _dfine_fields,
+    "deim_v2": _deimv2_own_fields,
+    "rt_detr": _rtdetr_fields,
+    "rt_detr_v2": _rtdetr_fields,
+}
 
 
 def _backbone_config(fields, detector, values, assumed):
     widths = fields["stage_out_channels"]
-    levels = values["num_feature_levels"]
+    levels = len(values["encoder_in_channels"])
     if values["encoder_in_channels"] != widths[-levels:]:
         raise ConversionError(
             f"The neck takes maps of {values['encoder_in_channels']} channels; the backbone's last stages have "
@@ -244,12 +353,13 @@ def _add_padding_class(tensors):
 
 
 def _load(detector, values, tensors):
-    config_name, model_name = _MODELS[detector.model_type]
+    place, config_name, model_name = _MODELS[detector.model_type]
+    module = importlib.import_module(place)
     try:
-        config = getattr(transformers, config_name)(**values)
+        config = getattr(module, config_name)(**values)
         tensors = {name: t for name, t in tensors.items() if not (is_counter(name) and ".backbone." in name)}
         with _quietly():
-            model, info = getattr(transformers, model_name).from_pretrained(
+            model, info = getattr(module, model_name).from_pretrained(
                 None, config=config, state_dict=tensors, output_loading_info=True
             )
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:

@@ -11,14 +11,16 @@ from safetensors.torch import save_file
 
 from ..errors import ConversionError, raised_as
 from ..files.atomic import atomic_file
+from ..model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
 from ..wording import counted
 from .convert import read_checkpoint
+from .export_detector import DETECTOR_LAYOUTS, detector_tensors, is_detector
 from .layouts import LAYOUTS, rename_back
 from .paddle_file import write_paddle_file
 from .source import find_source
 
 
-EXPORT_LAYOUTS = ("paddleclas", "timm", "dfine")
+EXPORT_LAYOUTS = ("paddleclas", "timm", *DETECTOR_LAYOUTS)
 
 
 @dataclasses.dataclass
@@ -61,10 +63,12 @@ def export_weights(
     Writes the weights of a converted or fine-tuned folder under another program's names, bit for bit.
 
     Args:
-        folder (`str` or `os.PathLike`): a folder of type `hgnet_v2` or `pp_hgnet_v2`, classifier or backbone.
+        folder (`str` or `os.PathLike`): a folder of type `hgnet_v2` or `pp_hgnet_v2`, classifier or backbone; or of
+            a detector (`d_fine`, `deim`, `deim_v2`), for the program that computes it.
         output (`str` or `os.PathLike`): the file to write; complete or absent. Its ending decides between safetensors
-            and PyTorch (`.pth`, `.pt`, `.bin`) for `timm` and `dfine`; PaddleClas's is `.pdparams`.
-        layout (`str`, defaults to `"paddleclas"`): or `"timm"`, or `"dfine"` (backbone only: a head is left out).
+            and PyTorch (`.pth`, `.pt`, `.bin`); PaddleClas's is `.pdparams`.
+        layout (`str`, defaults to `"paddleclas"`): or `"timm"`; or `"dfine"`, `"deim"`, `"rtdetrv4"`, `"deimv2"`:
+            detectors, or backbones, whose head is left out.
         overwrite (`bool`, defaults to `False`): replace an existing file.
 
     Returns:
@@ -89,17 +93,43 @@ def export_weights(
     if not os.path.isdir(folder):
         raise ConversionError(f"There is no folder {folder}.")
     source = find_source(os.fspath(folder))
+    if is_detector(folder):
+        return _export_detector(source, folder, output, layout, write)
+    network = _network_layout(layout)
     model = read_checkpoint(source, layout="transformers").model
-    notes = _differences(model, layout)
-    tensors = rename_back(model.state_dict(), LAYOUTS[layout])
+    notes = _differences(model.config, hasattr(model, "fc"), network)
+    tensors = rename_back(model.state_dict(), LAYOUTS[network])
+    _write(write, tensors, output)
+    pixels = {}
+    if hasattr(model, "fc") and LAYOUTS[network].has_head and {"resize_short", "crop_size"} <= set(source.declared):
+        pixels = {field: source.declared[field][0] for field in ("resize_short", "crop_size")}
+    return ExportReport(os.fspath(folder), os.fspath(output), layout, len(tensors), notes, **pixels)
+
+
+def _export_detector(source, folder, output, layout, write):
+    if layout not in DETECTOR_LAYOUTS:
+        raise ConversionError(
+            f"{folder} holds a whole detector, which {LAYOUTS[layout].title} does not know; the programs that do are "
+            f"{', '.join(DETECTOR_LAYOUTS)}."
+        )
+    tensors, backbone, notes = detector_tensors(folder, source.path, layout)
+    config_class = PPHGNetV2Config if backbone.get("model_type") == "pp_hgnet_v2" else HGNetV2Config
+    notes += _differences(config_class.from_dict(backbone), False, _network_layout(layout))
+    # The programs look for the weights under this name; DEIMv2's safetensors files are flat.
+    _write(write, tensors if Path(output).suffix == ".safetensors" else {"model": tensors}, output)
+    return ExportReport(os.fspath(folder), os.fspath(output), layout, len(tensors), notes)
+
+
+def _network_layout(layout):
+    """D-FINE and its families name the tensors of a backbone alike."""
+    return "dfine" if layout in DETECTOR_LAYOUTS else layout
+
+
+def _write(write, tensors, output):
     try:
         write(tensors, output)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ConversionError(f"Cannot write {output}: {getattr(error, 'strerror', None) or error}.") from error
-    pixels = {}
-    if hasattr(model, "fc") and LAYOUTS[layout].has_head and {"resize_short", "crop_size"} <= set(source.declared):
-        pixels = {field: source.declared[field][0] for field in ("resize_short", "crop_size")}
-    return ExportReport(os.fspath(folder), os.fspath(output), layout, len(tensors), notes, **pixels)
 
 
 def _writer(suffix, layout):
@@ -108,25 +138,28 @@ def _writer(suffix, layout):
     else:
         writers = {".safetensors": _write_safetensors, **dict.fromkeys((".pth", ".pt", ".bin"), _write_torch_file)}
     if suffix not in writers:
-        raise ValueError(
-            f"A file of {LAYOUTS[layout].title} ends in {' or '.join(writers)}; got {suffix or 'no ending'}."
-        )
+        title = LAYOUTS[_network_layout(layout)].title
+        raise ValueError(f"A file of {title} ends in {' or '.join(writers)}; got {suffix or 'no ending'}.")
     return writers[suffix]
 
 
 def _write_safetensors(tensors, path):
     with atomic_file(path) as partial:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
+        save_file({name: tensor.clone() for name, tensor in _contiguous(tensors).items()}, partial)
 
 
 def _write_torch_file(tensors, path):
     with atomic_file(path) as partial:
-        torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
+        torch.save(_contiguous(tensors), partial)
 
 
-def _differences(model, layout):
+def _contiguous(tensors):
+    return {name: _contiguous(each) if isinstance(each, dict) else each.contiguous() for name, each in tensors.items()}
+
+
+def _differences(config, has_head, layout):
     """Weights are not the whole network: what else the other program must be told, or computes in its own way."""
-    config, title, notes = model.config, LAYOUTS[layout].title, []
+    title, notes = LAYOUTS[layout].title, []
     if config.hidden_act != "relu" or not config.has_default_strides():
         raise ConversionError(
             f"This network has the activation {config.hidden_act} and strides {config.stem_strides}, "
@@ -139,7 +172,6 @@ def _differences(model, layout):
             f"{title} pads the stem's max-pool in its own way ({theirs}, this folder {padding}): with LAB, its "
             "outputs differ at the right and lower border"
         )
-    has_head = hasattr(model, "fc")
     if has_head and not LAYOUTS[layout].has_head:
         notes.append("the classifier is left out")
     elif has_head and not getattr(config, "use_last_conv", False):

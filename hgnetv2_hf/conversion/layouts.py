@@ -72,7 +72,7 @@ LAYOUTS = {
         has_head=False,
     ),
     "dfine": Layout(
-        title="D-FINE and DEIM",
+        title="D-FINE, DEIM, RT-DETRv4 or DEIMv2",
         signature="stages.0.blocks.0.aggregation.0.conv.weight",
         rules=_NAMES,
         reverse_rules=_NAMES_BACK,

@@ -124,8 +124,15 @@ def _usage(report):
 
 
 def _detection_usage(report, folder):
-    lines = ["## Use", "", "With Transformers alone, or with hgnetv2_hf imported, which gives the same outputs:", ""]
-    lines += ["```python", *_DETECT.strip().replace("FOLDER", folder).splitlines(), "```", ""]
+    is_stock = not report.model_type.startswith("deim")
+    code = (_DETECT if is_stock else _DETECT_REMOTE).strip().replace("FOLDER", folder)
+    with_what = "With Transformers alone, or with hgnetv2_hf imported, which gives the same outputs:"
+    if not is_stock:
+        with_what = (
+            "With Transformers alone, which refuses this model type until `trust_remote_code` allows it the code in "
+            "this folder; `import hgnetv2_hf`, and the same goes without it:"
+        )
+    lines = ["## Use", "", with_what, "", "```python", *code.splitlines(), "```", ""]
     if report.model_type == "d_fine":
         _, reason = report.assumed["head activation"]
         lines += [
@@ -140,6 +147,12 @@ _DETECT = """
 from transformers import pipeline
 
 detect = pipeline("object-detection", model="FOLDER")
+detect("photo.jpg", threshold=0.5)
+"""
+_DETECT_REMOTE = """
+from transformers import pipeline
+
+detect = pipeline("object-detection", model="FOLDER", trust_remote_code=True)
 detect("photo.jpg", threshold=0.5)
 """
 _CLASSIFY = """

@@ -51,6 +51,11 @@ def find_source(source):
     if name is None:
         raise ConversionError(f"There is no file {source}, and no checkpoint is published under this name.")
     row = PUBLISHED[name]
+    if row.page is not None:
+        raise ConversionError(
+            f"{name} has no address that a program could rely on: get {row.file_name} from {row.page} and pass the "
+            "file."
+        )
     if row.url is None:
         return Source(str(ASSETS / row.file_name), name, row)
     from ..hub.download import fetch

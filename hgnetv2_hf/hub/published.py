@@ -2,7 +2,7 @@
 
 Sources: PaddleClas ``docs/zh_CN/models/ImageNet1k/PP-HGNetV2.md`` and ``ppcls/configs`` (accuracy on ImageNet-1k,
 224×224); timm ``models/hgnet.py``; the backbone files that D-FINE, RT-DETRv2 and PaddleDetection download; the model
-tables of these three (AP on COCO val2017). All are Apache-2.0.
+tables of these three and of DEIM, RT-DETRv4 and DEIMv2 (AP on COCO val2017). All are Apache-2.0.
 """
 
 from functools import partial
@@ -17,6 +17,8 @@ RTDETRV2_URL = "https://github.com/lyuwenyu/storage/releases/download/v0.1/"
 PADDLEDETECTION_URL = "https://bj.bcebos.com/v1/paddledet/models/"
 PADDLEDETECTION_BACKBONE_URL = "https://bj.bcebos.com/v1/paddledet/models/pretrained/"
 PADDLEDETECTION_H_BACKBONE_URL = "https://paddledet.bj.bcebos.com/models/pretrained/"
+DEIM_PAGE = "https://github.com/Intellindust-AI-Lab/DEIM"
+RTDETRV4_PAGE = "https://github.com/RT-DETRs/RT-DETRv4"
 
 
 class Published(NamedTuple):
@@ -30,7 +32,8 @@ class Published(NamedTuple):
     top5: Optional[float] = None
     labels: Optional[str] = None  # "imagenet-1k", "coco" or "digits"
     ap: Optional[float] = None  # of detectors on COCO val2017
-    url: Optional[str] = None  # None for what ships with this package
+    url: Optional[str] = None  # None for what ships with this package, and where there is a page only
+    page: Optional[str] = None  # where people find the file, whose address is no stable one (a shared drive)
     repo_id: Optional[str] = None  # on the Hub
     license: str = "apache-2.0"
 
@@ -56,6 +59,16 @@ def _detector(layout, base_url, variant, file_name, labels, ap):
     return Published(variant, file_name, layout, "detection", labels=labels, ap=ap, url=base_url + file_name)
 
 
+def _by_hand(layout, page, variant, file_name, ap):
+    return Published(variant, file_name, layout, "detection", labels="coco", ap=ap, page=page)
+
+
+def _deimv2(variant, file_name, ap):
+    repo_id = "Intellindust/" + file_name.removesuffix(".safetensors")
+    url = f"https://huggingface.co/{repo_id}/resolve/main/model.safetensors"
+    return Published(variant, file_name, "deimv2", "detection", labels="coco", ap=ap, url=url, repo_id=repo_id)
+
+
 _dfine_backbone = partial(_backbone, "dfine", DFINE_URL)
 _rtdetrv2_backbone = partial(_backbone, "rtdetrv2", RTDETRV2_URL)
 _paddledetection_backbone = partial(_backbone, "paddledetection", PADDLEDETECTION_BACKBONE_URL)
@@ -63,6 +76,8 @@ _paddledetection_h_backbone = partial(_backbone, "paddledetection", PADDLEDETECT
 _dfine = partial(_detector, "dfine", DFINE_URL)
 _rtdetrv2 = partial(_detector, "rtdetrv2", RTDETRV2_URL)
 _paddledetection = partial(_detector, "paddledetection", PADDLEDETECTION_URL)
+_deim = partial(_by_hand, "deim", DEIM_PAGE)
+_rtdetrv4 = partial(_by_hand, "rtdetrv4", RTDETRV4_PAGE)
 
 # A row per checkpoint, written out so that a search for its name or its file finds it.
 PUBLISHED = {
@@ -137,6 +152,20 @@ PUBLISHED = {
         "b6", "rtdetrv2_hgnetv2_h_6x_coco_from_paddle.pth", "coco", 56.3
     ),
     "rtdetr_hgnetv2_h_6x_coco": _paddledetection("b6", "rtdetr_hgnetv2_h_6x_coco.pdparams", "coco", 56.3),
+    # DEIM's, RT-DETRv4's and DEIMv2's: variant, file, AP.
+    "deim_dfine_hgnetv2_n_coco_160e": _deim("b0", "deim_dfine_hgnetv2_n_coco_160e.pth", 43.0),
+    "deim_dfine_hgnetv2_s_coco_120e": _deim("b0", "deim_dfine_hgnetv2_s_coco_120e.pth", 49.0),
+    "deim_dfine_hgnetv2_m_coco_90e": _deim("b2", "deim_dfine_hgnetv2_m_coco_90e.pth", 52.7),
+    "deim_dfine_hgnetv2_l_coco_50e": _deim("b4", "deim_dfine_hgnetv2_l_coco_50e.pth", 54.7),
+    "deim_dfine_hgnetv2_x_coco_50e": _deim("b5", "deim_dfine_hgnetv2_x_coco_50e.pth", 56.5),
+    "RTv4-S-hgnet": _rtdetrv4("b0", "RTv4-S-hgnet.pth", 49.7),
+    "RTv4-M-hgnet": _rtdetrv4("b2", "RTv4-M-hgnet.pth", 53.5),
+    "RTv4-L-hgnet": _rtdetrv4("b4", "RTv4-L-hgnet.pth", 55.4),
+    "RTv4-X-hgnet": _rtdetrv4("b5", "RTv4-X-hgnet.pth", 57.0),
+    "DEIMv2_HGNetv2_ATTO_COCO": _deimv2("atto", "DEIMv2_HGNetv2_ATTO_COCO.safetensors", 23.8),
+    "DEIMv2_HGNetv2_FEMTO_COCO": _deimv2("femto", "DEIMv2_HGNetv2_FEMTO_COCO.safetensors", 31.0),
+    "DEIMv2_HGNetv2_PICO_COCO": _deimv2("pico", "DEIMv2_HGNetv2_PICO_COCO.safetensors", 38.5),
+    "DEIMv2_HGNetv2_N_COCO": _deimv2("b0", "DEIMv2_HGNetv2_N_COCO.safetensors", 43.0),
     # Trained by this project (hgnetv2_hf/data/digits.py); ships with the package.
     "digits": Published("custom", "hgnetv2_digits.pdparams", "paddleclas", "classification", 32, 32, labels="digits"),
 }

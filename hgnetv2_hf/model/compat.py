@@ -21,10 +21,11 @@ except ImportError:
 __all__ = ["BackboneConfigMixin", "BackboneMixin", "PretrainedConfig", "init"]
 
 # Model types that can hold a backbone and exist in Transformers 5.3.0, the last release whose HGNetV2 ignores strides.
-# The list is closed: a type that came later came with strides.
+# The list is closed: a type that came later came with strides; this package's own detectors are in it, because they
+# hold stock's backbone where they are loaded without the package.
 TYPES_OLDER_THAN_STRIDES = frozenset(
     """
-    conditional_detr d_fine dab-detr deformable_detr depth_anything detr dpt edgetam edgetam_vision_model
+    conditional_detr d_fine dab-detr deformable_detr deim deim_v2 depth_anything detr dpt edgetam edgetam_vision_model
     grounding-dino lw_detr lw_detr_vit mask2former maskformer mm-grounding-dino omdet-turbo oneformer
     pp_doclayout_v2 pp_doclayout_v3 prompt_depth_anything rt_detr rt_detr_v2 sam2 sam2_hiera_det_model
     sam2_vision_model sam3 sam3_detr_decoder sam3_detr_encoder sam3_geometry_encoder sam3_mask_decoder
@@ -56,6 +57,20 @@ def init_backbone(model):
     """4.56 and 5.0 leave to each backbone what later versions do in ``BackboneMixin.__init__``."""
     if hasattr(model, "_init_backbone"):
         model._init_backbone(model.config)
+
+
+def convert_names_like(model_type, other):
+    """5.x renames the tensors of some model types between file and memory: ``model_type`` like ``other``."""
+    try:
+        from transformers.conversion_mapping import (
+            get_checkpoint_conversion_mapping,
+            register_checkpoint_conversion_mapping,
+        )
+    except ImportError:  # 4.56: names in memory are those in the file
+        return
+    mapping = get_checkpoint_conversion_mapping(other)
+    if mapping is not None:
+        register_checkpoint_conversion_mapping(model_type, mapping, overwrite=True)
 
 
 def returns_dict(config, return_dict):

@@ -21,6 +21,14 @@ CODE_FILES = (
     "remote_code.py",
     "variants.py",
 )
+# What a folder of a detector carries. Its backbone is of a stock type, whose code comes with Transformers.
+DETECTOR_CODE_FILES = (
+    "compat.py",
+    "configuration_deim.py",
+    "modeling_deim.py",
+    "modeling_deimv2.py",
+    "remote_code.py",
+)
 
 AUTO_MAPS = {
     "hgnet_v2": {
@@ -35,32 +43,44 @@ AUTO_MAPS = {
         "AutoBackbone": "modeling_hgnetv2.PPHGNetV2Backbone",
         "AutoModelForImageClassification": "modeling_hgnetv2.PPHGNetV2ForImageClassification",
     },
+    "deim": {
+        "AutoConfig": "configuration_deim.DEIMConfig",
+        "AutoModel": "modeling_deim.DEIMModel",
+        "AutoModelForObjectDetection": "modeling_deim.DEIMForObjectDetection",
+    },
+    "deim_v2": {
+        "AutoConfig": "configuration_deim.DEIMv2Config",
+        "AutoModel": "modeling_deimv2.DEIMv2Model",
+        "AutoModelForObjectDetection": "modeling_deimv2.DEIMv2ForObjectDetection",
+    },
     # A plain string: Transformers 4.56 cannot read the two-form list, and 5.x would take inexact torchvision.
     "image_processor": {"AutoImageProcessor": "image_processing_hgnetv2.HGNetV2ImageProcessor"},
 }
 
 
-def write_code(directory):
+def write_code(directory, code_files=CODE_FILES):
     """Copies the source files that ``auto_map`` names into ``directory``."""
     source = Path(__file__).parent
     directory = Path(directory)
     if directory.resolve() == source.resolve():
         return
-    for name in CODE_FILES:
+    for name in code_files:
         shutil.copyfile(source / name, directory / name)
 
 
 class SavesCode:
     """Mixin for configurations and image processors: what they save includes the code that loads it."""
 
+    code_files = CODE_FILES
+
     def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
         result = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
-        write_code(save_directory)
+        write_code(save_directory, self.code_files)
         return result
 
     def _upload_modified_files(self, working_dir, *args, **kwargs):
         # `save_pretrained(push_to_hub=True)` uploads before it returns, through this private method of
         # `PushToHubMixin`. It can go when `save_pretrained` copies the code of a class that came from a folder with
         # `auto_map`.
-        write_code(working_dir)
+        write_code(working_dir, self.code_files)
         return super()._upload_modified_files(working_dir, *args, **kwargs)

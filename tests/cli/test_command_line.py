@@ -112,7 +112,7 @@ def test_list_shows_variants_and_published_checkpoints(capsys):
         ("l", [name for name, row in PUBLISHED.items() if row.variant == "b4"]),
         ("rtdetrv2", [name for name, row in PUBLISHED.items() if row.layout == "rtdetrv2"]),
         ("obj2coco", ["dfine_s_obj2coco", "dfine_m_obj2coco", "dfine_l_obj2coco_e25", "dfine_x_obj2coco"]),
-        ("pico", []),
+        ("pico", ["DEIMv2_HGNetv2_PICO_COCO"]),
     ],
 )
 def test_list_shows_only_what_matches_a_word(word, names, capsys):

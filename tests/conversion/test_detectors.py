@@ -15,12 +15,12 @@ import pytest
 import torch
 import transformers
 from conftest import GOLDEN_FAMILIES, GOLDENS, PROGRAMS, golden_input, randomize, relative_difference, slow_except
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy.optimize import linear_sum_assignment
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import hgnetv2_hf
-from hgnetv2_hf import ConversionError, convert_checkpoint
+from hgnetv2_hf import ConversionError, convert_checkpoint, export_weights
 from hgnetv2_hf.cli import main
 from hgnetv2_hf.conversion.convert_detector import read_detector
 from hgnetv2_hf.conversion.detectors import DETECTORS, recognise_detector, rename_detector
@@ -37,7 +37,13 @@ GOLDEN_DETECTORS = {
     "dfine_l": ("d_fine", "b4", 1e-5),
     "rtdetrv2_hgnetv2_l": ("rt_detr_v2", "b4", 1e-5),
     "paddledet_rtdetr_hgnetv2_l": ("rt_detr", "b4", 1e-3),  # a float32 golden
+    "deim_dfine_n": ("deim", "b0", 1e-5),
+    "deim_dfine_l": ("deim", "b4", 1e-5),
+    "rtdetrv4_s": ("deim", "b0", 1e-5),
+    "deimv2_atto": ("deim_v2", "atto", 1e-5),
+    "deimv2_n": ("deim_v2", "b0", 1e-5),
 }
+OF_STOCK_TYPES = [name for name, (model_type, *_) in GOLDEN_DETECTORS.items() if not model_type.startswith("deim")]
 
 
 def matched_differences(logits, boxes, golden):
@@ -49,7 +55,7 @@ def matched_differences(logits, boxes, golden):
     return relative_difference(ours[:, :-4], theirs[:, :-4]), relative_difference(ours[:, -4:], theirs[:, -4:])
 
 
-@pytest.mark.parametrize("name", slow_except(GOLDEN_DETECTORS, "dfine_n"))
+@pytest.mark.parametrize("name", slow_except(GOLDEN_DETECTORS, "dfine_n", "deim_dfine_n", "deimv2_atto", "deimv2_n"))
 def test_a_converted_detector_equals_the_golden_of_its_program(converted_golden, name):
     model_type, _, tolerance = GOLDEN_DETECTORS[name]
     golden = np.load(GOLDENS / f"{name}.npz")
@@ -65,7 +71,7 @@ def test_a_converted_detector_equals_the_golden_of_its_program(converted_golden,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in GOLDEN_DETECTORS if name != "dfine_l"])
+@pytest.mark.parametrize("name", [name for name in OF_STOCK_TYPES if name != "dfine_l"])
 def test_it_loads_in_stock_transformers_alone_and_gives_the_same(converted_golden, without_package, tmp_path, name):
     folder = converted_golden(name)
     golden = np.load(GOLDENS / f"{name}.npz")
@@ -273,14 +279,6 @@ def test_the_task_of_a_detector_file_can_be_chosen_but_not_invented(golden_check
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_named_after_deim_is_refused_with_the_reason_and_its_backbone_converts(golden_checkpoint, tmp_path):
-    path = tmp_path / "DEIM_dfine_hgnetv2_n_coco.pth"
-    path.symlink_to(golden_checkpoint("dfine_n"))
-    with pytest.raises(ConversionError, match="DEIM.*SiLU.*cannot express"):
-        convert_checkpoint(path, tmp_path / "out")
-    assert convert_checkpoint(path, tmp_path / "out", task="backbone").variant == "b0"
-
-
 def test_bad_detector_files_are_one_line_and_nothing_is_left(golden_checkpoint, tmp_path, capsys):
     tensors, _ = read_weights(golden_checkpoint("dfine_n"))
     nan = tensors["decoder.enc_score_head.bias"].clone()
@@ -308,7 +306,7 @@ def test_bad_detector_files_are_one_line_and_nothing_is_left(golden_checkpoint, 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["dfine_n", "rtdetrv2_hgnetv2_l", "paddledet_rtdetr_hgnetv2_l"])
+@pytest.mark.parametrize("name", ["dfine_n", "rtdetrv2_hgnetv2_l", "paddledet_rtdetr_hgnetv2_l", "deimv2_atto"])
 @pytest.mark.parametrize("part", ["backbone", "neck or encoder"])
 def test_detectors_with_negative_variances_or_huge_numbers_are_refused(golden_checkpoint, tmp_path, name, part):
     source = find_source(str(golden_checkpoint(name)))
@@ -338,9 +336,66 @@ def test_a_detector_whose_tensors_share_memory_converts(golden_checkpoint, tmp_p
 
 def test_published_detectors_are_in_the_table():
     ap = {name: row.ap for name, row in PUBLISHED.items() if row.task == "detection" and row.ap is not None}
-    assert len([row for row in PUBLISHED.values() if row.task == "detection"]) == 5 + 4 + 4 + 3 + 3
+    assert len([row for row in PUBLISHED.values() if row.task == "detection"]) == 5 + 4 + 4 + 3 + 3 + 5 + 4 + 4
     assert ap["dfine_x_obj2coco"] == 59.3 and ap["rtdetr_hgnetv2_h_6x_coco"] == 56.3 and ap["dfine_n_coco"] == 42.8
-    assert all(row.url.endswith(row.file_name) for row in PUBLISHED.values() if row.task == "detection")
+    addresses = [row.url for row in PUBLISHED.values() if row.task == "detection" and row.url and not row.repo_id]
+    files = [row.file_name for row in PUBLISHED.values() if row.url in addresses]
+    assert len(files) == 19 and all(url.endswith(name) for url, name in zip(addresses, files))
+
+
+def test_a_detector_that_lies_on_a_shared_drive_is_named_with_its_page(tmp_path, capsys):
+    assert main(["convert", "deim_dfine_hgnetv2_m_coco_90e", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err.strip()
+    assert "get deim_dfine_hgnetv2_m_coco_90e.pth from https://github.com/Intellindust-AI-Lab/DEIM" in error
+    assert len(error.splitlines()) == 1
+    assert main(["list", "deimv2"]) == 0 and main(["list", "rtdetrv4"]) == 0
+    printed = capsys.readouterr().out
+    assert "https://huggingface.co/Intellindust/DEIMv2_HGNetv2_N_COCO" in printed and "RTv4-X-hgnet" in printed
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    slow_except([name for name in GOLDEN_DETECTORS if "rtdetr_" not in name and "v2_hg" not in name], "deimv2_atto"),
+)
+def test_a_detector_written_back_is_the_file_it_came_from(golden_checkpoint, converted_golden, tmp_path, name, suffix):
+    """Constants, too; but for counters, which are 0 again, and what RT-DETRv4 uses in training only."""
+    layout = {"dfine": "dfine", "deim": "deim", "rtdetrv4": "rtdetrv4", "deimv2": "deimv2"}[name.split("_")[0]]
+    report = export_weights(converted_golden(name), tmp_path / f"back{suffix}", layout)
+    before, _ = read_weights(golden_checkpoint(name))
+    after, place = read_weights(tmp_path / f"back{suffix}")
+    assert place == ("model" if suffix == ".pth" else "") and report.num_tensors == len(after)
+    assert {each for each in before if "feature_projector" not in each} == set(after)
+    for each, tensor in after.items():
+        assert tensor.dtype == before[each].dtype, each
+        assert torch.equal(tensor, before[each]) or each.endswith("num_batches_tracked"), each
+    family = None if layout == "deimv2" else layout
+    again = convert_checkpoint(tmp_path / f"back{suffix}", tmp_path / "again", family=family)
+    first, second = (load_file(path / "model.safetensors") for path in (converted_golden(name), tmp_path / "again"))
+    assert again.layout == layout and all(torch.equal(tensor, second[each]) for each, tensor in first.items())
+
+
+def test_the_way_back_is_to_the_program_that_computes_it(converted_golden, tmp_path, capsys):
+    wrong = [("deimv2_atto", "dfine", "--layout deimv2"), ("dfine_n", "deim", "--layout dfine")]
+    wrong += [("deim_dfine_n", "dfine", "--layout deim or rtdetrv4"), ("dfine_n", "timm", "timm does not know")]
+    for name, layout, words in wrong:
+        out = tmp_path / "out.pth"
+        assert main(["export-weights", str(converted_golden(name)), str(out), "--layout", layout]) == 1
+        assert words in capsys.readouterr().err and not out.exists()
+
+
+def test_deimv2s_flat_files_hold_shared_tensors_once(golden_checkpoint, converted_golden, tmp_path):
+    """As `PyTorchModelHubMixin` writes them: of tensors that are one, the first name in order stays."""
+    tensors, _ = read_weights(golden_checkpoint("deimv2_atto"))
+    shared = ("decoder.up", "decoder.reg_scale", "decoder.dec_bbox_head.1.", "decoder.dec_bbox_head.2.")
+    flat = {name: tensor for name, tensor in tensors.items() if not name.startswith(shared)}
+    save_file(flat, tmp_path / "model.safetensors")
+    report = convert_checkpoint(tmp_path / "model.safetensors", tmp_path / "out")
+    assert "reg_scale" not in report.assumed and report.assumed["num_queries"][0] == 100
+    first, second = (
+        load_file(path / "model.safetensors") for path in (converted_golden("deimv2_atto"), tmp_path / "out")
+    )
+    assert first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 @pytest.mark.slow

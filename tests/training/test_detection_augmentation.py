@@ -9,8 +9,14 @@ import torch
 import transformers
 
 from hgnetv2_hf.data.detection import DetectionSplit, Objects
-from hgnetv2_hf.training.detection.augmentation import DetectionAugmentation
-from hgnetv2_hf.training.detection.examples import DetectionDataset, EvaluationDataset
+from hgnetv2_hf.training.detection.augmentation import DetectionAugmentation, mosaic
+from hgnetv2_hf.training.detection.examples import (
+    DetectionCollator,
+    DetectionDataset,
+    EvaluationDataset,
+    Stages,
+    mix,
+)
 
 
 pytest.importorskip("torchvision", reason="comes with the extra [detection]")
@@ -92,7 +98,7 @@ def test_a_crowd_is_not_learnt_from():
 
 def test_the_strong_augmentation_ends_at_its_epoch():
     image, what = picture()
-    dataset = DetectionDataset(DetectionSplit([image], [what]), DetectionAugmentation(SIZE, flip=0), 0, strong_until=2)
+    dataset = DetectionDataset(DetectionSplit([image], [what]), DetectionAugmentation(SIZE, flip=0), 0, Stages(2))
     views = []
     for epoch in range(6):
         dataset.start_epoch(epoch)
@@ -104,10 +110,66 @@ def test_the_strong_augmentation_ends_at_its_epoch():
 def test_what_is_drawn_is_what_the_first_epoch_learns_from(strong_until):
     image, what = picture()
     split = DetectionSplit([image] * 6, [what] * 6, list(range(6)))
-    dataset = DetectionDataset(split, DetectionAugmentation(SIZE), seed=0, strong_until=strong_until)
+    dataset = DetectionDataset(split, DetectionAugmentation(SIZE), seed=0, stages=Stages(strong_until))
     for index in range(6):
         drawn, found = dataset.drawn(index)
         learnt = dataset[index]
         assert len(found) == len(learnt["labels"]["boxes"])
         pixels = torch.from_numpy(np.array(drawn)).permute(2, 0, 1) / 255
         assert torch.allclose(pixels, learnt["pixel_values"], atol=1 / 255 + 1e-6)
+
+
+def test_in_a_mosaic_boxes_follow_the_pixels_too():
+    """Four images of different sizes with a box of a colour of its own each."""
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0)]
+    samples = []
+    for index, (colour, size) in enumerate(zip(colours, [(120, 90), (90, 120), (200, 60), (64, 64)])):
+        box = tuple(round(side * share) for share in (0.3, 0.6) for side in size)
+        image = PIL.Image.new("RGB", size, (40, 40, 40))
+        image.paste(colour, box)
+        what = objects(box)
+        samples.append((image, Objects(what.boxes, np.array([index]), what.crowd, what.areas)))
+    seen = 0
+    for key in range(40):
+        image, found = mosaic(samples, SIZE, (key,))
+        pixels = np.asarray(image).astype(int)
+        for box, label in zip(found.boxes, found.labels):
+            near = np.abs(pixels - np.array(colours[label])).max(-1) < 60
+            at_the_edge = min(box[:2]) <= 0 or box[2] >= image.width or box[3] >= image.height
+            if not near.any() or at_the_edge:  # where a turned rectangle is cut off, its box is not
+                continue
+            rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
+            inside = columns[0] >= box[0] - 2 and rows[0] >= box[1] - 2
+            inside = inside and columns[-1] + 1 <= box[2] + 2 and rows[-1] + 1 <= box[3] + 2
+            # A turned rectangle's box is larger than what is seen of it, and touches it on every side.
+            assert inside and max(columns[0] - box[0], box[2] - columns[-1] - 1) <= 4, (key, label, box)
+            seen += 1
+    assert seen > 50
+    one, other = (mosaic(samples, SIZE, (5,)) for _ in range(2))
+    assert np.array_equal(one[0], other[0]) and np.array_equal(one[1].boxes, other[1].boxes)
+
+
+def test_mosaics_and_mixtures_begin_and_end_at_their_epochs():
+    split = DetectionSplit([picture()[0]] * 4, [picture()[1]] * 4, list(range(4)))
+    stages = Stages(until=4, start=1, dense_until=3)
+    dataset = DetectionDataset(split, DetectionAugmentation(SIZE), 0, stages, mosaic=1.0)
+    collate = DetectionCollator(None, stages, mixup=1.0)
+    counts = []
+    for epoch in range(5):
+        dataset.start_epoch(epoch)
+        batch = collate([dataset[index] for index in range(4)])
+        counts.append([len(each["boxes"]) for each in batch["labels"]])
+    # One object in an image; four images in one, of which the affine transform moves some out; and two of these mixed.
+    assert counts[0] == counts[4] == [1] * 4 and max(counts[3]) <= 1
+    assert min(counts[1]) > 2 and max(counts[1]) > 4 and min(counts[2]) > 2
+
+
+def test_a_mixture_is_each_image_with_the_one_before_and_the_objects_of_both():
+    pixel_values = torch.rand(3, 3, 8, 8)
+    labels = [
+        {"labels": torch.tensor([index] * index), "boxes": torch.full((index, 4), 0.1 * index)} for index in range(3)
+    ]
+    mixed, both = mix(pixel_values, labels, 0.45)
+    assert torch.allclose(mixed[0], 0.45 * pixel_values[0] + 0.55 * pixel_values[2])
+    assert [each["labels"].tolist() for each in both] == [[2, 2], [1], [2, 2, 1]]
+    assert [len(each["boxes"]) for each in both] == [2, 1, 3]

@@ -22,7 +22,11 @@ from hgnetv2_hf.training.detection.denoising import make_denoising
 
 FAMILIES = {"dfine": "loss_dfine_n", "rtdetrv2": "loss_rtdetrv2", "deim": "loss_deim_n"}
 CASES = [(family, case) for family in FAMILIES for case in synthetic.CASES]
-STEPS = {"dfine": "dfine_n", "rtdetrv2": "rtdetrv2_hgnetv2_l"}  # the detector whose weights are trained
+STEPS = {
+    "dfine": "dfine_n",
+    "rtdetrv2": "rtdetrv2_hgnetv2_l",
+    "deim": "deim_dfine_n",
+}  # the detector whose weights are trained
 
 
 @functools.cache

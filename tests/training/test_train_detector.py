@@ -20,9 +20,9 @@ import hgnetv2_hf
 from hgnetv2_hf.cli import main
 from hgnetv2_hf.training import DetectorOptions, detection_losses, train_detector
 from hgnetv2_hf.training.detection.architectures import NAMES, build_detector
-from hgnetv2_hf.training.detection.examples import DetectionCollator
+from hgnetv2_hf.training.detection.examples import DetectionCollator, Stages
 from hgnetv2_hf.training.detection.rates import detector_groups
-from hgnetv2_hf.training.detection.recipe import RECIPES
+from hgnetv2_hf.training.detection.recipe import RECIPES, flat_cosine
 from hgnetv2_hf.training.detection.run import _sizes
 from hgnetv2_hf.training.detection.start import recipe_of, with_classes
 from hgnetv2_hf.training.detection.trainer import DetectionTrainer
@@ -31,7 +31,16 @@ from hgnetv2_hf.training.detection.trainer import DetectionTrainer
 pytest.importorskip("torchvision", reason="comes with the extra [detection]")
 
 QUICK = {"use_cpu": True, "disable_tqdm": True, "dataloader_num_workers": 0, "save_strategy": "no"}
-GOLDENS_OF = {"dfine-n": "dfine_n", "dfine-l": "dfine_l", "rtdetrv2-l": "rtdetrv2_hgnetv2_l"}
+GOLDENS_OF = {
+    "dfine-n": "dfine_n",
+    "dfine-l": "dfine_l",
+    "rtdetrv2-l": "rtdetrv2_hgnetv2_l",
+    "deim-n": "deim_dfine_n",
+    "deim-l": "deim_dfine_l",
+    "rtdetrv4-s": "rtdetrv4_s",
+    "deimv2-atto": "deimv2_atto",
+    "deimv2-n": "deimv2_n",
+}
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +65,7 @@ def trained(make_once, canvases, digits_folder):
     return make_once("trained-detector", make)
 
 
-@pytest.mark.parametrize("name", slow_except(GOLDENS_OF, "dfine-n"))
+@pytest.mark.parametrize("name", slow_except(GOLDENS_OF, "dfine-n", "deim-n", "deimv2-atto", "deimv2-n"))
 def test_a_fresh_detector_has_the_published_architecture(converted_golden, name):
     published = transformers.AutoModelForObjectDetection.from_pretrained(converted_golden(GOLDENS_OF[name]))
     with torch.device("meta"):
@@ -68,10 +77,14 @@ def test_a_fresh_detector_has_the_published_architecture(converted_golden, name)
     own, theirs = (model.config.to_dict() for model in (fresh, published))
     names = set(own) & set(theirs) - {
         "id2label", "label2id", "architectures", "backbone_config", "freeze_backbone_batch_norms", "anchor_image_size",
-        "eval_size", "transformers_version", "depth_mult", "_name_or_path", "dtype", "torch_dtype",
+        "eval_size", "transformers_version", "depth_mult", "_name_or_path", "dtype", "torch_dtype", "auto_map",
+        # Of no account where there is no layer of the encoder.
+        *(("encoder_ffn_dim",) if published.config.encoder_layers == 0 else ()),
     }  # fmt: skip
-    assert {key: own[key] for key in names} == {key: theirs[key] for key in names}
-    assert recipe_of(published.config) == name
+    row = RECIPES[name]
+    assert {key: own[key] for key in names - {"num_queries"}} == {key: theirs[key] for key in names - {"num_queries"}}
+    assert recipe_of(published.config) == name.replace("rtdetrv4", "deim")
+    assert row.num_queries == published.config.num_queries
 
 
 def test_every_fresh_detector_has_a_recipe_of_its_own():
@@ -153,11 +166,54 @@ def test_every_parameter_has_the_authors_rate_and_decay(trained):
     )
 
 
+def test_deims_rates_are_its_authors_and_fall_as_theirs(converted_golden):
+    """DEIM ``configs/deim_dfine/deim_hgnetv2_s_coco.yml`` and ``engine/optim/lr_scheduler.py``."""
+    model = transformers.AutoModelForObjectDetection.from_pretrained(converted_golden("rtdetrv4_s"))
+    row = RECIPES["deim-s"]
+    assert (row.rate, row.backbone_rate, row.epochs, row.strong_until, row.batch_size) == (4e-4, 2e-4, 132, 120, 32)
+    groups = {
+        name: group
+        for group in detector_groups(model, 4e-4, 2e-4, 1e-4, row.decays_biases, row.norm_learns_as_head)
+        for name, parameter in model.named_parameters()
+        if any(parameter is each for each in group["params"])
+    }
+    for name, (pattern, rate, decay) in {
+        "bn of the backbone": (r"backbone.*normalization", 4e-4, 0.0),
+        "the rest of the backbone": (r"backbone.*(convolution|lab)", 2e-4, 1e-4),
+        "biases": (r"^model\.decoder.*(sampling_offsets|layers\.\d\.fc\d)\.bias", 4e-4, 1e-4),
+    }.items():
+        found = [groups[each] for each in groups if re.search(pattern, each)]
+        assert found and all((each["lr"], each["weight_decay"]) == (rate, decay) for each in found), name
+    shares = [flat_cosine(step, 10, 50, 90, 0.5) for step in (0, 5, 10, 50, 70, 90, 100)]
+    assert shares == pytest.approx([0.0, 0.25, 1.0, 1.0, 0.75, 0.5, 0.5])
+
+
+@pytest.mark.parametrize("name", slow_except(["deim-n", "deimv2-n", "deimv2-atto"], "deim-n", "deimv2-atto"))
+def test_the_families_of_dfine_train_and_their_folders_detect(canvases, digits_folder, tmp_path, name):
+    """A batch of mosaics, mixed; the folder loads with its own code, and starts another training."""
+    options = DetectorOptions(image_size=64, strong_until=2, mosaic=1.0, mixup=1.0, num_queries=20)
+    if name != "deimv2-atto":
+        options.backbone = str(digits_folder)
+    lines, arguments = [], {**QUICK, "per_device_train_batch_size": 2, "max_steps": 3}
+    result = train_detector(str(canvases), name, str(tmp_path / "out"), options, show=lines.append, **arguments)
+    assert "Mosaic and MixUp in epochs 1 to 1" in lines
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model_type"] == ("deim" if name.startswith("deim-") else "deim_v2") and "auto_map" in config
+    assert (tmp_path / "out" / "modeling_deim.py").is_file() and result.metrics["steps"] == 3
+    measured = hgnetv2_hf.evaluate(str(tmp_path / "out"), str(canvases), show=str)
+    assert measured["AP"] == pytest.approx(result.metrics["AP"], abs=1e-6)
+    again = train_detector(
+        str(canvases), str(tmp_path / "out"), str(tmp_path / "again"), DetectorOptions(), show=lines.append,
+        **{**arguments, "max_steps": 1},
+    )  # fmt: skip
+    assert again.metrics["recipe"].endswith(name)
+
+
 def test_several_sizes_are_those_of_the_originals_and_a_function_of_the_key():
     """D-FINE ``src/data/dataloader.py``, ``generate_scales(640, 3)``."""
     assert sorted(_sizes(640, 3)) == [480, 512, 544, 576, 608, 640, 640, 640, 672, 704, 736, 768, 800]
     examples = [{"pixel_values": torch.rand(3, 64, 64), "labels": {}, "key": (0, epoch, 1)} for epoch in range(20)]
-    collate = DetectionCollator([32, 64, 96], strong_until=19)
+    collate = DetectionCollator([32, 64, 96], Stages(19))
     sizes = [collate([example])["pixel_values"].shape[-1] for example in examples]
     assert set(sizes[:19]) == {32, 64, 96} and sizes[19] == 64
     assert sizes == [collate([example])["pixel_values"].shape[-1] for example in examples]

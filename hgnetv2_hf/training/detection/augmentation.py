@@ -1,7 +1,8 @@
-"""What a detector learns from an image: other colours, a smaller image on black, a crop around objects, a flip.
+"""What a detector learns from an image: other colours, a smaller image on black, a crop around objects, a flip; four
+images in one.
 
-Source: D-FINE and RT-DETRv2 ``configs/**/dataloader.yml`` and ``src/data/transforms``: torchvision's transforms in
-this order, the first three until the strong augmentation ends.
+Sources: D-FINE and RT-DETRv2 ``configs/**/dataloader.yml`` and ``src/data/transforms``: torchvision's transforms in
+this order, the first three until the strong augmentation ends. DEIM ``engine/data/transforms/mosaic.py``.
 """
 
 import dataclasses
@@ -56,6 +57,10 @@ class DetectionAugmentation:
     def weak(self):
         """The same once the strong augmentation has ended: flip and resize."""
         return dataclasses.replace(self, photometric=0.0, zoom_out=0.0, crop=0.0)
+
+    def of_a_mosaic(self):
+        """The same for four images in one: neither zoomed out of nor cropped."""
+        return dataclasses.replace(self, zoom_out=0.0, crop=0.0)
 
     def __call__(self, image, objects, key):
         """
@@ -134,6 +139,60 @@ class DetectionAugmentation:
             torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (self.image_mean, self.image_std)
         )
         return (pixels - mean) / std
+
+
+_TILE = 0.5  # of the network's size: the shorter side of an image in a mosaic
+_ROTATION, _TRANSLATION, _SCALE = 10, (0.1, 0.1), (0.5, 1.5)  # degrees; share of the sides; of all four together
+
+
+def mosaic(samples, size, key):
+    """
+    Four images in one, turned, moved and scaled together.
+
+    Args:
+        samples (`list[tuple[PIL.Image.Image, Objects]]`): four; a crowd is left out.
+        size (`tuple[int, int]`): height and width of what the network gets.
+        key: decides everything random.
+
+    Returns:
+        `tuple[PIL.Image.Image, Objects]`
+    """
+    from torchvision import tv_tensors
+    from torchvision.transforms import v2
+
+    tiles = [_tile(image, objects, round(_TILE * min(size))) for image, objects in samples]
+    width, height = (max(image.size[side] for image, *_ in tiles) for side in (0, 1))
+    canvas = PIL.Image.new("RGB", (2 * width, 2 * height))
+    boxes, labels = [], []
+    for (image, tile_boxes, tile_labels), place in zip(tiles, ((0, 0), (width, 0), (0, height), (width, height))):
+        canvas.paste(image, place)
+        boxes.append(tile_boxes + np.tile(place, 2))
+        labels.append(tile_labels)
+    sample = {
+        "image": canvas,
+        "boxes": tv_tensors.BoundingBoxes(
+            torch.from_numpy(np.concatenate(boxes).astype("float32")),
+            format="XYXY",
+            canvas_size=(canvas.height, canvas.width),
+        ),
+        "labels": torch.from_numpy(np.concatenate(labels).astype("int64")),
+    }
+    with seeded(key):
+        sample = v2.RandomAffine(_ROTATION, translate=_TRANSLATION, scale=_SCALE, fill=0)(sample)
+        sample = v2.SanitizeBoundingBoxes(min_size=_SMALLEST)(sample)
+    boxes = torch.Tensor(sample["boxes"]).double().numpy()
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return sample["image"], Objects(boxes, sample["labels"].numpy(), np.zeros(len(boxes), dtype=bool), areas)
+
+
+def _tile(image, objects, shorter):
+    """The image with its shorter side of so many pixels, its boxes and their labels."""
+    scale = shorter / min(image.size)
+    size = [max(1, round(side * scale)) for side in image.size]
+    learnt = ~np.asarray(objects.crowd, dtype=bool)
+    boxes = np.asarray(objects.boxes, dtype="float64")[learnt].reshape(-1, 4)
+    scales = np.tile(np.array(size) / image.size, 2)
+    return image.resize(size, PIL.Image.Resampling.BILINEAR), boxes * scales, np.asarray(objects.labels)[learnt]
 
 
 def _interpolation(resample):

@@ -1,4 +1,4 @@
-"""The originals' criteria: what D-FINE, RT-DETR, RT-DETRv2 and DEIM minimise, loss by loss.
+"""The originals' criteria: what D-FINE, RT-DETR, RT-DETRv2, DEIM, RT-DETRv4 and DEIMv2 minimise, loss by loss.
 
 Sources: D-FINE ``src/zoo/dfine/dfine_criterion.py`` (commit 4a1f73a), RT-DETR
 ``rtdetrv2_pytorch/src/zoo/rtdetr/rtdetrv2_criterion.py`` (068dfde), DEIM ``engine/deim/deim_criterion.py`` (09d35d5).
@@ -37,7 +37,19 @@ _DFINE = Family("vfl", 0.75, 2.0, {"loss_vfl": 1.0, **_BOXES, **_DISTRIBUTIONS},
 _RTDETR = Family("vfl", 0.75, 2.0, {"loss_vfl": 1.0, **_BOXES}, False, False, False, False)
 _DEIM = Family("mal", 0.75, 1.5, {"loss_mal": 1.0, **_BOXES, **_DISTRIBUTIONS}, True, True, True, False)
 
-FAMILIES = {"dfine": _DFINE, "rtdetr": _RTDETR, "rtdetrv2": _RTDETR, "deim": _DEIM}
+# RT-DETRv4 adds a distillation from a teacher, which is not computed. DEIMv2's small ones have no distributions.
+_LITE = Family("mal", 0.75, 1.5, {"loss_mal": 1.0, **_BOXES}, False, False, True, False)
+
+FAMILIES = {
+    "dfine": _DFINE,
+    "rtdetr": _RTDETR,
+    "rtdetrv2": _RTDETR,
+    "deim": _DEIM,
+    "rtdetrv4": _DEIM,
+    "deimv2": _DEIM,
+    "deimv2-lite": _LITE,
+}
+REFINING = ("dfine", "deim", "rtdetrv4", "deimv2", "deimv2-lite")  # whose decoder is D-FINE's, edge by edge
 
 
 class _Head(NamedTuple):
@@ -65,7 +77,8 @@ class DetectionCriterion(torch.nn.Module):
     The losses of an original program.
 
     Args:
-        family (`"dfine"`, `"rtdetr"`, `"rtdetrv2"` or `"deim"`)
+        family (`"dfine"`, `"rtdetr"`, `"rtdetrv2"`, `"deim"`, `"rtdetrv4"`, `"deimv2"`; or `"deimv2-lite"`, of its
+            Atto, Femto and Pico)
         num_classes (`int`, defaults to 80)
         weights (`dict[str, float]`, *optional*): of each loss (`{"loss_giou": 2.0}`); the original's for the others.
         alpha, gamma (`float`, *optional*): of the classes' loss.

@@ -1,10 +1,27 @@
 """What data loaders hand to a detector: examples and batches of `pixel_values` and what is in the images."""
 
 import random
+from typing import NamedTuple
 
 import torch
 
 from ...data.examples import read_image
+from .augmentation import mosaic
+
+
+class Stages(NamedTuple):
+    """The epochs of a training: from ``start`` on the strong augmentation, until ``until``; Mosaic and MixUp from
+    ``start`` until ``dense_until``."""
+
+    until: int
+    start: int = 0
+    dense_until: int = 0
+
+    def is_strong(self, epoch):
+        return self.start <= epoch < self.until
+
+    def is_dense(self, epoch):
+        return self.start <= epoch < self.dense_until
 
 
 class DetectionDataset(torch.utils.data.Dataset):
@@ -16,12 +33,13 @@ class DetectionDataset(torch.utils.data.Dataset):
         split ([`DetectionSplit`])
         augmentation ([`DetectionAugmentation`])
         seed (`int`)
-        strong_until (`int`): the first epoch without the strong augmentation.
+        stages ([`Stages`])
+        mosaic (`float`, defaults to 0.0): probability that an image and three others are one.
     """
 
-    def __init__(self, split, augmentation, seed, strong_until):
-        self.split, self.seed, self.strong_until = split, seed, strong_until
-        self.strong, self.weak = augmentation, augmentation.weak()
+    def __init__(self, split, augmentation, seed, stages, mosaic=0.0):
+        self.split, self.seed, self.stages, self.mosaic = split, seed, stages, mosaic
+        self.strong, self.weak, self.of_a_mosaic = augmentation, augmentation.weak(), augmentation.of_a_mosaic()
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def start_epoch(self, epoch):
@@ -31,21 +49,27 @@ class DetectionDataset(torch.utils.data.Dataset):
         return len(self.split)
 
     def __getitem__(self, index):
-        epoch = int(self._epoch)
-        example = self._example(index, epoch)
-        pixel_values, labels = self._augmentation(epoch)(*example)
-        return {"pixel_values": pixel_values, "labels": labels, "key": example[-1]}
+        augmentation, image, objects, key = self._example(index, int(self._epoch))
+        pixel_values, labels = augmentation(image, objects, key)
+        return {"pixel_values": pixel_values, "labels": labels, "key": key}
 
     def drawn(self, index):
-        """An image as it is learnt from in the first epoch, and its [`Objects`]."""
-        example = self._example(index, epoch=0)
-        return self._augmentation(epoch=0).drawn(*example)
+        """An image as it is learnt from in the first epoch with all augmentation, and its [`Objects`]."""
+        epoch = self.stages.start if self.stages.is_strong(self.stages.start) else 0
+        augmentation, image, objects, key = self._example(index, epoch)
+        return augmentation.drawn(image, objects, key)
 
     def _example(self, index, epoch):
-        return read_image(self.split.images, index), self.split.objects[index], (self.seed, epoch, int(index))
-
-    def _augmentation(self, epoch):
-        return self.strong if epoch < self.strong_until else self.weak
+        """The augmentation of an epoch, an image, its objects, and what decides everything random."""
+        key = (self.seed, epoch, int(index))
+        if self.mosaic and self.stages.is_dense(epoch):
+            choose = random.Random(repr((*key, "mosaic")))
+            if choose.random() < self.mosaic:
+                indices = [index, *choose.choices(range(len(self)), k=3)]
+                samples = [(read_image(self.split.images, each), self.split.objects[each]) for each in indices]
+                return self.of_a_mosaic, *mosaic(samples, self.strong.size, (*key, "mosaic")), key
+        augmentation = self.strong if self.stages.is_strong(epoch) else self.weak
+        return augmentation, read_image(self.split.images, index), self.split.objects[index], key
 
 
 class EvaluationDataset(torch.utils.data.Dataset):
@@ -71,26 +95,54 @@ class EvaluationDataset(torch.utils.data.Dataset):
 class DetectionCollator:
     """
     Batches of training images, all of one size that may change from batch to batch, as D-FINE's and RT-DETR's
-    ``src/data/dataloader.py``.
+    ``src/data/dataloader.py``; each mixed with the one before it, as DEIM's ``engine/data/dataloader.py``.
 
     Args:
         sizes (`list[int]` or `None`): pixels per side to choose from; ``None`` for that of the images.
-        strong_until (`int`): the first epoch without the choice.
+        stages ([`Stages`]): sizes change until the strong augmentation ends.
+        mixup (`float`, defaults to 0.0): probability that a batch is mixed.
     """
 
-    def __init__(self, sizes, strong_until):
-        self.sizes, self.strong_until = sizes, strong_until
+    def __init__(self, sizes, stages, mixup=0.0):
+        self.sizes, self.stages, self.mixup = sizes, stages, mixup
 
     def __call__(self, examples):
         pixel_values = torch.stack([example["pixel_values"] for example in examples])
+        labels = [example["labels"] for example in examples]
         key = examples[0]["key"]  # what is random is a function of it
-        if self.sizes is not None and key[1] < self.strong_until:
+        choose = random.Random(repr((*key, "mixup")))
+        if self.stages.is_dense(key[1]) and choose.random() < self.mixup:
+            pixel_values, labels = mix(pixel_values, labels, choose.uniform(*_SHARES))
+        if self.sizes is not None and key[1] < self.stages.until:
             size = random.Random(repr(key)).choice(self.sizes)
             pixel_values = torch.nn.functional.interpolate(pixel_values, size=size)
         return {
             "pixel_values": pixel_values.contiguous(memory_format=torch.channels_last),
-            "labels": [example["labels"] for example in examples],
+            "labels": labels,
         }
+
+
+_SHARES = (0.45, 0.55)  # of an image in a mixture of two
+
+
+def mix(pixel_values, labels, share):
+    """
+    Each image mixed with the one before it, and the objects of both.
+
+    Args:
+        pixel_values (`torch.Tensor`): `(images, 3, height, width)`.
+        labels (`list[dict]`): of each image, `labels` `(n,)` and `boxes` `(n, 4)`.
+        share (`float`): of each image itself.
+
+    Returns:
+        `tuple[torch.Tensor, list[dict]]`: the same of the mixtures.
+    """
+    mixed = share * pixel_values + (1 - share) * pixel_values.roll(1, 0)
+    before = [*labels[-1:], *labels[:-1]]
+    return mixed, [
+        {name: torch.cat([own[name], other[name]]) for name in ("labels", "boxes")}
+        for own, other in zip(labels, before)
+    ]
 
 
 def collate_evaluation(examples):

@@ -21,8 +21,8 @@ def detection_losses(
     What the original program minimises, for a detector of Transformers; `model(labels=…)` stays what it is.
 
     Args:
-        model (`PreTrainedModel`): `DFineForObjectDetection`, `RTDetrForObjectDetection` or
-            `RTDetrV2ForObjectDetection`, with any backbone, in training mode.
+        model (`PreTrainedModel`): `DFineForObjectDetection`, `RTDetrForObjectDetection`, `RTDetrV2ForObjectDetection`,
+            `DEIMForObjectDetection` or `DEIMv2ForObjectDetection`, with any backbone, in training mode.
         pixel_values (`torch.Tensor`): `(images, 3, height, width)`.
         targets (`list[dict]`): of each image, `labels` (or `class_labels`) `(n,)` and `boxes` `(n, 4)`, centre and
             size in 0…1.

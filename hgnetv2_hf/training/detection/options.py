@@ -23,14 +23,20 @@ class DetectorOptions:
         details="; see `build_detector`",
     )
     family: Optional[str] = option(
-        None, "which program a weight file is from, where its tensors do not show it", choices=("dfine",)
+        None,
+        "which program a weight file is from, where its tensors do not show it",
+        choices=("dfine", "deim", "rtdetrv4"),
     )
     image_size: Optional[int] = option(
-        None, "pixels per side, a multiple of 32 (default: the image processor's; fresh: 640)", metavar="PIXELS",
+        None, "pixels per side, a multiple of 32 (default: the image processor's; fresh: its authors')",
+        metavar="PIXELS",
         range="positive",
     )  # fmt: skip
     num_queries: Optional[int] = option(
-        None, "objects that an image can have (default: the model's, 300)", metavar="N", range="positive"
+        None,
+        "objects that an image can have (default: the model's; fresh: its authors')",
+        metavar="N",
+        range="positive",
     )
     format: Optional[str] = option(
         None, "of DATA, where it can be read in two ways", choices=("coco", "yolo", "voc", "datasets")
@@ -50,6 +56,13 @@ class DetectorOptions:
     )
     crop: Optional[float] = option(None, "probability of a crop around objects (0.8)", metavar="P", range="share")
     flip: Optional[float] = option(None, "probability of a horizontal flip (0.5)", metavar="P", range="share")
+    mosaic: Optional[float] = option(
+        None, "probability of four images in one (0.5 of DEIM and its families, 0 of others)", metavar="P",
+        range="share",
+    )  # fmt: skip
+    mixup: Optional[float] = option(
+        None, "probability that the images of a step are mixed in pairs (as --mosaic)", metavar="P", range="share"
+    )
     strong_until: Optional[float] = option(
         None,
         "epochs with these, but the flip (coco: the authors'; small: "

@@ -9,16 +9,19 @@ import contextlib
 import torch
 
 from ...errors import TrainingError
+from .criterion import REFINING
 from .denoising import inverse_sigmoid, make_denoising
 
 
-FAMILY_OF = {"d_fine": "dfine", "rt_detr": "rtdetr", "rt_detr_v2": "rtdetrv2"}  # by `config.model_type`
+# By `config.model_type`.
+FAMILY_OF = {"d_fine": "dfine", "rt_detr": "rtdetr", "rt_detr_v2": "rtdetrv2", "deim": "deim", "deim_v2": "deimv2"}
 
 
 def family_of(config):
     """The key of the criterion's family. Raises ``TrainingError`` for a model of another type."""
     try:
-        return FAMILY_OF[config.model_type]
+        family = FAMILY_OF[config.model_type]
+        return "deimv2-lite" if family == "deimv2" and config.encoder_type == "lite" else family
     except KeyError:
         raise TrainingError(
             f"Unsupported model type {config.model_type!r}: expected {', '.join(FAMILY_OF)}."
@@ -34,15 +37,15 @@ def draw_denoising(config, targets):
         config.num_denoising,
         config.label_noise_ratio,
         config.box_noise_scale,
-        keeps_size=family_of(config) == "dfine",
+        keeps_size=family_of(config) in REFINING,
     )
 
 
 def training_outputs(model, pixel_values, denoising=None, call=None):
     """
     Args:
-        model (`PreTrainedModel`): `DFineForObjectDetection`, `RTDetrForObjectDetection` or
-            `RTDetrV2ForObjectDetection`, in training mode.
+        model (`PreTrainedModel`): `DFineForObjectDetection`, `RTDetrForObjectDetection`, `RTDetrV2ForObjectDetection`,
+            `DEIMForObjectDetection` or `DEIMv2ForObjectDetection`, in training mode.
         pixel_values (`torch.Tensor`): `(images, 3, height, width)`.
         denoising (`dict`, *optional*): see [`make_denoising`]; none by default.
         call (callable, *optional*): what is called with `pixel_values`, where the model is wrapped (DDP).
@@ -63,7 +66,7 @@ def training_outputs(model, pixel_values, denoising=None, call=None):
     encoder_logits, encoder_boxes = _at_least_float32(found["enc_topk_logits"], found["enc_topk_bboxes"])
     encoder = {"pred_logits": encoder_logits, "pred_boxes": encoder_boxes}
     count = None if denoising is None else denoising["num_split"][0]  # of denoising queries
-    if family == "dfine":
+    if family in REFINING:
         outputs = _dfine_outputs(model, found, logits, boxes, count)
     else:
         outputs = _rtdetr_outputs(logits, _connected(boxes, offsets), count)
@@ -107,7 +110,7 @@ def _denoising_queries(model, denoising):
 
 
 def _box_heads(model, family):
-    return () if family == "dfine" else model.model.decoder.bbox_embed
+    return () if family in REFINING else model.model.decoder.bbox_embed
 
 
 @contextlib.contextmanager

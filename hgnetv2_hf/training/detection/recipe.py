@@ -2,9 +2,11 @@
 how that changes for small data.
 
 Sources: D-FINE ``configs/dfine`` and RT-DETR ``rtdetrv2_pytorch/configs/rtdetrv2`` (the PyTorch port of what
-PaddleDetection trains as RT-DETR).
+PaddleDetection trains as RT-DETR); DEIM ``configs/deim_dfine`` and ``configs/base/deim.yml``, RT-DETRv4
+``configs/rtv4``, DEIMv2 ``configs/deimv2``.
 """
 
+import math
 from typing import NamedTuple, Optional
 
 from ..recipe import WATCHED
@@ -24,6 +26,20 @@ class Recipe(NamedTuple):
     sizes_repeat: Optional[int]  # how often the full size stands among the sizes of a step; None: one size
     trains_batch_norm: bool  # the backbone's
     decays_biases: bool  # those of encoder and decoder
+    norm_learns_as_head: bool = False  # the backbone's batch norm has the rate of the heads, and no decay
+    dense: Optional["Dense"] = None  # what DEIM adds
+    image_size: int = 640  # pixels per side
+    num_queries: int = 300
+
+
+class Dense(NamedTuple):
+    """DEIM's dense one-to-one augmentation and its rate: flat, then a cosine to a part of it, then that."""
+
+    start: int = 4  # epochs without any strong augmentation at the beginning
+    flat_until: int = 29  # the epoch at which Mosaic and MixUp end, and the rate begins to fall
+    last_rate: float = 0.5  # of the rate, when the strong augmentation has ended
+    mosaic: float = 0.5  # probabilities
+    mixup: float = 0.5
 
 
 RECIPES = {
@@ -38,6 +54,55 @@ RECIPES = {
     "rtdetrv2-h": Recipe(1e-4, 5e-6, 1e-4, 72, 71, 16, 0.9999, 0.9999, 2000, 2000, 1, False, True),
 }  # fmt: skip
 RECIPES.update({f"rtdetr-{size}": RECIPES[f"rtdetrv2-{size}"] for size in "lxh"})
+
+
+def _deim(rate, backbone_rate, epochs, until, batch, sizes, biases=True, as_head=False, ema_after=0.9999, **dense):
+    decay = 1e-4 if rate != 5e-4 else 1.25e-4
+    return Recipe(
+        rate, backbone_rate, decay, epochs, until, batch, 0.9999, ema_after, 2000, 1000, sizes, True, biases, as_head,
+        Dense(**dense),
+    )  # fmt: skip
+
+
+RECIPES.update(
+    {
+        #           rate  backbone  epochs until batch sizes
+        "deim-n": _deim(8e-4, 4e-4, 160, 148, 128, None, biases=False, flat_until=78, last_rate=1.0),
+        "deim-s": _deim(4e-4, 2e-4, 132, 120, 32, 20, as_head=True, flat_until=64),
+        "deim-m": _deim(4e-4, 4e-5, 102, 90, 32, 6, as_head=True, flat_until=49),
+        "deim-l": _deim(5e-4, 2.5e-5, 58, 50, 32, 4),
+        "deim-x": _deim(5e-4, 5e-6, 58, 50, 32, 3, ema_after=0.9998),
+    }
+)
+RECIPES.update({f"rtdetrv4-{size}": RECIPES[f"deim-{size}"] for size in "smlx"})
+# DEIMv2 without CopyBlend, and without the change of its matcher in the last epochs.
+RECIPES.update({f"deimv2-{size}": RECIPES[f"deim-{size}"] for size in "nsmlx"})
+RECIPES["deimv2-x"] = RECIPES["deimv2-x"]._replace(trains_batch_norm=False)
+_LITE = _deim(1.6e-3, 8e-4, 500, 468, 128, None, biases=False, flat_until=250, mixup=0.0)._replace(warmup_steps=4000)
+RECIPES.update(
+    {
+        "deimv2-atto": _LITE._replace(image_size=320, num_queries=100),  # Femto's values: its own were not at hand
+        "deimv2-femto": _LITE._replace(image_size=416, num_queries=150),
+        "deimv2-pico": _LITE._replace(num_queries=200),
+    }
+)
+
+
+def flat_cosine(step, warmup, flat, end, last_rate):
+    """
+    The share of the rate in a step, as DEIM's ``engine/optim/lr_scheduler.py``.
+
+    Args:
+        step, warmup, flat, end (`int`): the step; where the warm-up, the flat part and the fall end.
+        last_rate (`float`): the share at the end.
+    """
+    if step <= warmup:
+        return (step / max(warmup, 1)) ** 2
+    if step <= flat:
+        return 1.0
+    if step >= end:
+        return last_rate
+    return last_rate + (1 - last_rate) * 0.5 * (1 + math.cos(math.pi * (step - flat) / (end - flat)))
 
 
 class Small(NamedTuple):

@@ -29,11 +29,11 @@ from ..trainer import uses_fsdp
 from ..work_folder import DATA_PICTURE, last_checkpoint, where_drawn
 from . import recipe
 from .augmentation import DetectionAugmentation
-from .examples import DetectionCollator, DetectionDataset, EvaluationDataset, collate_evaluation
+from .examples import DetectionCollator, DetectionDataset, EvaluationDataset, Stages, collate_evaluation
 from .options import DetectorOptions
 from .recipe import RECIPES, SMALL
 from .start import limit_queries, load_start
-from .trainer import BestWeights, DetectionTrainer
+from .trainer import BestWeights, DetectionTrainer, Falling
 from .write import describe, summary, write
 
 
@@ -62,7 +62,8 @@ class Plan:
     ema: float
     ema_after: float
     ema_warmup: int
-    strong_until: int  # epochs
+    stages: Stages  # of the augmentation
+    falling: Optional[Falling]  # of the rate
     sizes: Optional[list[int]]  # pixels per side, for a step each; ``None`` for one size
     probabilities: dict[str, float]  # of the augmentation
 
@@ -78,8 +79,8 @@ def train_detector(
     Args:
         data (`str`): annotated images in COCO's, YOLO's or Pascal VOC's format, or a data set of the `datasets`
             library.
-        model (`str`): a detector's folder or repository (D-FINE, RT-DETR, RT-DETRv2), a published name, a weight file,
-            or `"dfine-n"` … `"rtdetrv2-h"` with fresh heads.
+        model (`str`): a detector's folder or repository (D-FINE, RT-DETR, RT-DETRv2, DEIM, RT-DETRv4, DEIMv2), a
+            published name, a weight file, or `"dfine-n"` … `"deimv2-x"` with fresh weights.
         output_dir (`str`): the folder to write: model, labels, image processor, card, `metrics.json`, pictures.
         options ([`DetectorOptions`], *optional*)
         overwrite (`bool`, defaults to `False`): replace an existing folder, and start anew where another run was
@@ -220,16 +221,20 @@ def make_plan(request, args, images, start, show):
         warmup = round(SMALL.warmup_share * total) if is_small else row.warmup_steps
         args.warmup_steps = min(warmup, total // 4)
     leave_out_a_lone_image(args, images, args.per_device_train_batch_size * processes, show)
-    strong_until = math.floor(_strong_until(row, is_small, total, epochs, options))
+    stages = _stages(row, is_small, total, epochs, options)
+    asked = {each: getattr(options, each) for each in _PROBABILITIES if getattr(options, each) is not None}
+    dense = {} if row.dense is None else {"mosaic": row.dense.mosaic, "mixup": row.dense.mixup}
+    probabilities = {**_PROBABILITIES, **dense, **asked}
     show(
         f"plan: {total} steps of {per_step} images, learning rate {args.learning_rate:.3g} (backbone "
-        f"{backbone_rate:.3g}) after {args.warmup_steps:g} steps of warm-up; strong augmentation for {strong_until} "
-        f"of {epochs:g} epochs"
+        f"{backbone_rate:.3g}) after {args.warmup_steps:g} steps of warm-up; strong augmentation for "
+        f"{max(stages.until - stages.start, 0)} of {epochs:g} epochs"
     )
+    if stages.dense_until > stages.start and (probabilities["mosaic"] or probabilities["mixup"]):
+        show(f"Mosaic and MixUp in epochs {stages.start + 1} to {stages.dense_until}")
     ema = (SMALL.ema if is_small else row.ema) if options.ema is None else options.ema
     size = start.image_processor.size["height"]
     several = options.multi_scale == "yes" if options.multi_scale else not is_small and row.sizes_repeat is not None
-    asked = {each: getattr(options, each) for each in _PROBABILITIES if getattr(options, each) is not None}
     return Plan(
         recipe=name,
         row=row,
@@ -238,22 +243,35 @@ def make_plan(request, args, images, start, show):
         ema=ema,
         ema_after=ema if is_small or options.ema is not None else row.ema_after,
         ema_warmup=SMALL.ema_warmup if is_small else row.ema_warmup,
-        strong_until=strong_until,
+        stages=stages,
+        falling=_falling(row, given),
         sizes=_sizes(size, row.sizes_repeat or 1) if several else None,
-        probabilities={**_PROBABILITIES, **asked},
+        probabilities=probabilities,
     )
 
 
-_PROBABILITIES = {"photometric": 0.5, "zoom_out": 0.5, "crop": 0.8, "flip": 0.5}  # the originals'
+# The originals'; the last two are DEIM's and its families'.
+_PROBABILITIES = {"photometric": 0.5, "zoom_out": 0.5, "crop": 0.8, "flip": 0.5, "mosaic": 0.0, "mixup": 0.0}
 
 
-def _strong_until(row, is_small, steps, epochs, options):
-    """In epochs."""
+def _stages(row, is_small, steps, epochs, options):
+    """The authors' epochs, in proportion; of small data the strong augmentation begins with the first."""
     if options.strong_until is not None:
-        return options.strong_until
-    if is_small:
-        return epochs * SMALL.strong_share if steps >= SMALL.strong_from else 0
-    return epochs * row.strong_until / row.epochs
+        until = options.strong_until
+    elif is_small:
+        until = epochs * SMALL.strong_share if steps >= SMALL.strong_from else 0
+    else:
+        until = epochs * row.strong_until / row.epochs
+    if row.dense is None:
+        return Stages(math.floor(until), dense_until=math.floor(until / 2))
+    start = 0 if is_small else epochs * row.dense.start / row.epochs
+    return Stages(math.floor(until), math.floor(start), math.floor(until * row.dense.flat_until / row.strong_until))
+
+
+def _falling(row, given):
+    if row.dense is None or "lr_scheduler_type" in given or row.dense.last_rate == 1:
+        return None
+    return Falling(row.dense.flat_until / row.epochs, row.strong_until / row.epochs, row.dense.last_rate)
 
 
 def _rates(row, is_small, start, per_step, given, options):
@@ -279,9 +297,11 @@ def build_datasets(data, start, plan, seed):
     """What is learnt from, what is validated with (``None``: nothing), and what makes batches of the first."""
     processor = start.image_processor
     size = (processor.size["height"], processor.size["width"])
-    augmentation = DetectionAugmentation.for_processor(processor, size, **plan.probabilities)
-    train = DetectionDataset(data.train, augmentation, seed, plan.strong_until)
-    collator = DetectionCollator(plan.sizes, plan.strong_until)
+    probabilities = dict(plan.probabilities)
+    of_four, of_two = probabilities.pop("mosaic"), probabilities.pop("mixup")
+    augmentation = DetectionAugmentation.for_processor(processor, size, **probabilities)
+    train = DetectionDataset(data.train, augmentation, seed, plan.stages, of_four)
+    collator = DetectionCollator(plan.sizes, plan.stages, of_two)
     return train, None if data.validation is None else EvaluationDataset(data.validation, processor), collator
 
 
@@ -323,12 +343,14 @@ def fit(request, start, data, plan, datasets, resumes, in_main_process, show):
             eval_dataset=eval_dataset,
             backbone_rate=plan.backbone_rate,
             decays_biases=plan.row.decays_biases,
+            norm_learns_as_head=plan.row.norm_learns_as_head,
+            falling=plan.falling,
             moving_average=average,
             objects=None if data.validation is None else data.validation.objects,
             classes=start.classes,
             early_stopping=request.options.early_stopping,
         )
-    best = BestWeights(trainer, work / BEST_WEIGHTS, plan.strong_until, plan.ema_after)
+    best = BestWeights(trainer, work / BEST_WEIGHTS, plan.stages.until, plan.ema_after)
     trainer.add_callback(KeepMovingAverage(average, checkpoint))
     trainer.add_callback(best)
     with readable_errors(work, ValueError):

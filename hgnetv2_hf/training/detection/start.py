@@ -63,10 +63,10 @@ def _fresh(name, classes, options):
         trains_batch_norm=_trains_batch_norm(options, row.trains_batch_norm),
         id2label=dict(enumerate(classes)),
         label2id={label: index for index, label in enumerate(classes)},
-        num_queries=options.num_queries or 300,
+        num_queries=options.num_queries or row.num_queries,
         **_SIZED_BY_THE_IMAGE,
     )
-    size = options.image_size or 640
+    size = options.image_size or row.image_size
     processor = transformers.RTDetrImageProcessor(
         size={"height": size, "width": size}, do_normalize=False, do_pad=False
     )
@@ -157,11 +157,13 @@ def recipe_of(config):
     family = family_of(config)
     variant = name_variant(config.backbone_config.to_dict())
     sizes = {"b2": "m", "b4": "l", "b5": "x", "b6": "h"}
-    if family != "dfine":
+    if family in ("rtdetr", "rtdetrv2"):
         return f"{family}-{sizes.get(variant, 'l')}"
+    if family == "deimv2-lite":
+        return f"deimv2-{variant if variant in ('atto', 'femto') else 'pico'}"
     if config.num_feature_levels == 2:
-        return "dfine-n"
-    return "dfine-" + {**sizes, "b6": "x"}.get(variant, "s")
+        return f"{family}-n"
+    return f"{family}-" + {**sizes, "b6": "x"}.get(variant, "s")
 
 
 def with_classes(model, classes):

@@ -1,8 +1,10 @@
 """``Trainer`` with the originals' criterion, parameter groups, moving average and COCO's figures."""
 
 import contextlib
+import functools
 import math
 import os
+from typing import NamedTuple
 
 import torch
 import torch.distributed
@@ -13,9 +15,21 @@ from ...evaluation.coco import coco_figures
 from ..trainer import AverageStatistics, Reproduce, StopAtNaN, StopEarly
 from .losses import detection_losses
 from .rates import detector_groups
+from .recipe import flat_cosine
 
 
 DETECTIONS = 300  # per image, as the originals evaluate
+
+
+class Falling(NamedTuple):
+    """When a rate begins to fall and has fallen, as shares of the training, and to which part of it."""
+
+    flat: float
+    end: float
+    last_rate: float
+
+    def __str__(self):
+        return f"flat for {self.flat:.0%}, a cosine to {self.last_rate:g} of it at {self.end:.0%}"
 
 
 class DetectionTrainer(Trainer):
@@ -28,7 +42,8 @@ class DetectionTrainer(Trainer):
     - What is random in a step is a function of seed, step and process.
 
     Args:
-        backbone_rate, decays_biases: see [`detector_groups`].
+        backbone_rate, decays_biases, norm_learns_as_head: see [`detector_groups`].
+        falling ([`Falling`], *optional*): a rate that stays and then falls, in the place of `lr_scheduler_type`.
         moving_average ([`MovingAverage`], *optional*): evaluated instead of the model.
         eval_collator (callable, *optional*): makes batches of the evaluation.
         objects (`Sequence`, *optional*): of each validation image, what is in it.
@@ -38,11 +53,12 @@ class DetectionTrainer(Trainer):
     """
 
     def __init__(
-        self, *args, backbone_rate=None, decays_biases=True, moving_average=None, eval_collator=None, objects=None,
-        classes=None, early_stopping=None, **kwargs,
+        self, *args, backbone_rate=None, decays_biases=True, norm_learns_as_head=False, falling=None,
+        moving_average=None, eval_collator=None, objects=None, classes=None, early_stopping=None, **kwargs,
     ):  # fmt: skip
         super().__init__(*args, compute_metrics=self._figures, **kwargs)
         self.backbone_rate, self.decays_biases = backbone_rate, decays_biases
+        self.norm_learns_as_head, self.falling = norm_learns_as_head, falling
         self.moving_average, self.eval_collator = moving_average, eval_collator
         self.objects, self.classes = objects, classes
         self.figures, self.detections = None, None  # of the last evaluation
@@ -66,9 +82,22 @@ class DetectionTrainer(Trainer):
                 rate if self.backbone_rate is None else self.backbone_rate,
                 self.args.weight_decay,
                 self.decays_biases,
+                self.norm_learns_as_head,
             )
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        if self.falling is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        flat, end = (round(share * num_training_steps) for share in (self.falling.flat, self.falling.end))
+        share = functools.partial(
+            flat_cosine, warmup=int(self.args.warmup_steps), flat=flat, end=end, last_rate=self.falling.last_rate
+        )
+        optimizer = self.optimizer if optimizer is None else optimizer
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         plain = self.accelerator.unwrap_model(model)

@@ -44,10 +44,11 @@ def describe(request, plan, data, start):
             "weight_decay": plan.args.weight_decay,
             "warmup_steps": plan.args.warmup_steps,
             "seed": plan.args.seed,
+            **({} if plan.falling is None else {"lr_scheduler_type": str(plan.falling)}),
             **request.training_arguments,
         },
         "moving_average": {"decay": plan.ema, "decay_after": plan.ema_after, "warmup": plan.ema_warmup},
-        "strong_until": plan.strong_until,
+        "stages": plan.stages._asdict(),
         "sizes": plan.sizes,
         "augmentation": plan.probabilities,
     }
