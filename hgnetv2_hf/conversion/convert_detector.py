@@ -352,14 +352,20 @@ def _add_padding_class(tensors):
         tensors[name] = torch.cat([tensors[name], torch.zeros(1, tensors[name].shape[1])])
 
 
-def _load(detector, values, tensors):
-    place, config_name, model_name = _MODELS[detector.model_type]
+def classes_of(model_type):
+    """The classes of configuration and model of a detector's type."""
+    place, *names = _MODELS[model_type]
     module = importlib.import_module(place)
+    return [getattr(module, name) for name in names]
+
+
+def _load(detector, values, tensors):
+    config_class, model_class = classes_of(detector.model_type)
     try:
-        config = getattr(module, config_name)(**values)
+        config = config_class(**values)
         tensors = {name: t for name, t in tensors.items() if not (is_counter(name) and ".backbone." in name)}
         with _quietly():
-            model, info = getattr(module, model_name).from_pretrained(
+            model, info = model_class.from_pretrained(
                 None, config=config, state_dict=tensors, output_loading_info=True
             )
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from ..errors import ConversionError, raised_as
 from ..files.atomic import atomic_file
-from ..model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+from ..model.configuration_hgnetv2 import HGNetV2Config
 from ..wording import counted
 from .convert import read_checkpoint
 from .export_detector import DETECTOR_LAYOUTS, detector_tensors, is_detector
@@ -113,8 +113,9 @@ def _export_detector(source, folder, output, layout, write):
             f"{', '.join(DETECTOR_LAYOUTS)}."
         )
     tensors, backbone, notes = detector_tensors(folder, source.path, layout)
-    config_class = PPHGNetV2Config if backbone.get("model_type") == "pp_hgnet_v2" else HGNetV2Config
-    notes += _differences(config_class.from_dict(backbone), False, _network_layout(layout))
+    if not isinstance(backbone, HGNetV2Config):  # stock's own
+        backbone = HGNetV2Config.from_dict(backbone.to_dict())
+    notes += _differences(backbone, False, _network_layout(layout))
     # The programs look for the weights under this name; DEIMv2's safetensors files are flat.
     _write(write, tensors if Path(output).suffix == ".safetensors" else {"model": tensors}, output)
     return ExportReport(os.fspath(folder), os.fspath(output), layout, len(tensors), notes)

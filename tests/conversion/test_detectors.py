@@ -368,7 +368,10 @@ def test_a_detector_written_back_is_the_file_it_came_from(golden_checkpoint, con
     assert {each for each in before if "feature_projector" not in each} == set(after)
     for each, tensor in after.items():
         assert tensor.dtype == before[each].dtype, each
-        assert torch.equal(tensor, before[each]) or each.endswith("num_batches_tracked"), each
+        if each == "decoder.anchors":  # logarithms, whose last bit is the processor's
+            torch.testing.assert_close(tensor, before[each], rtol=0, atol=1e-6)
+        else:
+            assert torch.equal(tensor, before[each]) or each.endswith("num_batches_tracked"), each
     family = None if layout == "deimv2" else layout
     again = convert_checkpoint(tmp_path / f"back{suffix}", tmp_path / "again", family=family)
     first, second = (load_file(path / "model.safetensors") for path in (converted_golden(name), tmp_path / "again"))
@@ -382,6 +385,37 @@ def test_the_way_back_is_to_the_program_that_computes_it(converted_golden, tmp_p
         out = tmp_path / "out.pth"
         assert main(["export-weights", str(converted_golden(name)), str(out), "--layout", layout]) == 1
         assert words in capsys.readouterr().err and not out.exists()
+
+
+CHANGES = {
+    "another activation": (
+        "config.json",
+        {"head_activation_function": "relu"},
+        "says `head_activation_function` relu",
+    ),
+    "another neck": (
+        "config.json",
+        {"encoder_activation_function": "relu"},
+        "says `encoder_activation_function` relu",
+    ),
+    "a layer less": ("config.json", {"decoder_layers": 2}, "says `decoder_layers` 2"),
+    "other strides": ("config.json", {"feat_strides": [8, 16]}, "says `feat_strides` [8, 16]"),
+    "no size": ("preprocessor_config.json", {"size": {"shortest_edge": 640}}, "multiples of 32"),
+    "an odd size": ("preprocessor_config.json", {"size": {"height": 100, "width": 100}}, "multiples of 32"),
+    "a huge size": ("preprocessor_config.json", {"size": {"height": 10**6, "width": 10**6}}, "up to 8192 pixels"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_folder_that_says_what_its_program_does_not_compute_is_not_written(converted_golden, tmp_path, change):
+    name, values, words = CHANGES[change]
+    folder = tmp_path / "folder"
+    shutil.copytree(converted_golden("deim_dfine_n"), folder)
+    content = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps({**content, **values}))
+    with pytest.raises(ConversionError, match=re.escape(words)):
+        export_weights(folder, tmp_path / "out.pth", "deim")
+    assert not (tmp_path / "out.pth").exists()
 
 
 def test_deimv2s_flat_files_hold_shared_tensors_once(golden_checkpoint, converted_golden, tmp_path):
@@ -520,35 +554,6 @@ def test_a_backbone_that_does_not_fit_is_refused_by_name_and_changes_nothing(fre
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     with pytest.raises(ValueError, match="has no HGNetV2 inside"):
         hgnetv2_hf.load_backbone_into(torch.nn.Linear(2, 2), golden_checkpoint("paddleclas_b0"))
-
-
-@pytest.mark.slow
-def test_fine_tuning_from_a_random_head_learns_a_small_set_and_its_folder_detects(tmp_path, capsys):
-    """The documented example: sixteen canvases, then the command line and stock's pipeline."""
-    pytest.importorskip("torchvision", reason="torchvision comes with the extra [detection]")
-    from finetune_detector import finetune
-
-    first, last, found = finetune(tmp_path)
-    assert last <= 0.3 * first and found >= 0.8, (first, last, found)
-    images = [str(tmp_path / "data" / f"{index}.png") for index in range(3)]
-    for table in ("csv", "jsonl"):
-        out = tmp_path / table
-        arguments = [*images, "--model", str(tmp_path / "model"), "--output", str(out), "--table", table]
-        assert main(["detect", *arguments, "--threshold", "0.3"]) == 0
-        assert {f"{index}.png" for index in range(3)} < {path.name for path in out.iterdir()}
-        assert "objects in 3 images" in capsys.readouterr().out
-    with open(tmp_path / "csv" / "detections.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    lines = (tmp_path / "jsonl" / "detections.jsonl").read_text().splitlines()
-    assert len(rows) == len(lines) >= 3 and json.loads(lines[0])["label"] == rows[0]["label"]
-    annotations = json.loads((tmp_path / "data" / "annotations.json").read_text())["annotations"]
-    (first_object,) = [each for each in annotations if each["image_id"] == 0][:1]
-    labels = {row["label"] for row in rows if row["image"] == images[0]}
-    assert str(first_object["category_id"]) in labels
-    picture, original = (
-        np.asarray(PIL.Image.open(path).convert("RGB")) for path in (tmp_path / "csv" / "0.png", images[0])
-    )
-    assert picture.shape == original.shape and (picture != original).any()
 
 
 @pytest.mark.parametrize("tie", [False, True])

@@ -1,5 +1,6 @@
 """`train-detector`: what it starts from, what it learns, what it leaves behind, and how it stops and goes on."""
 
+import csv
 import json
 import os
 import re
@@ -314,13 +315,27 @@ def test_killed_twice_it_goes_on_and_ends_with_the_same_bits(tmp_path, canvases,
 
 
 @pytest.mark.slow
-def test_it_learns_sixteen_images_by_heart(tmp_path, canvases, digits_folder):
+def test_it_learns_sixteen_images_by_heart_and_detects_what_is_in_them(tmp_path, digits_folder, capsys):
     data = write_canvases(tmp_path / "data", 16)
     options = DetectorOptions(backbone=str(digits_folder), image_size=128, validation_fraction=0)
     train_detector(str(data), "dfine-n", str(tmp_path / "out"), options, **QUICK)
     figures = hgnetv2_hf.evaluate(str(tmp_path / "out"), str(data), part="train")
     print(f"AP {figures['AP']:.3f}, AP50 {figures['AP50']:.3f}")
     assert figures["AP50"] >= 0.9
+    images = sorted((data / "train").iterdir())[:3]
+    for table in ("csv", "jsonl"):
+        arguments = ["--model", str(tmp_path / "out"), "--output", str(tmp_path / table), "--table", table]
+        assert main(["detect", *map(str, images), *arguments, "--threshold", "0.3"]) == 0
+        assert "objects in 3 images" in capsys.readouterr().out
+        assert {f"{path.stem}.png" for path in images} < {path.name for path in (tmp_path / table).iterdir()}
+    rows = list(csv.DictReader((tmp_path / "csv" / "detections.csv").open(encoding="utf-8", newline="")))
+    lines = (tmp_path / "jsonl" / "detections.jsonl").read_text().splitlines()
+    assert len(rows) == len(lines) >= 3 and json.loads(lines[0])["label"] == rows[0]["label"]
+    assert {row["image"] for row in rows} == set(map(str, images))
+    before, after = (
+        PIL.Image.open(path).convert("RGB") for path in (images[0], tmp_path / "csv" / f"{images[0].stem}.png")
+    )
+    assert before.size == after.size and before.tobytes() != after.tobytes()
 
 
 @pytest.mark.slow

@@ -347,6 +347,7 @@ def fit(request, start, data, plan, datasets, resumes, in_main_process, show):
             falling=plan.falling,
             moving_average=average,
             objects=None if data.validation is None else data.validation.objects,
+            ids=None if data.validation is None else data.validation.ids,
             classes=start.classes,
             early_stopping=request.options.early_stopping,
         )

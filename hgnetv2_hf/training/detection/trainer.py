@@ -47,6 +47,7 @@ class DetectionTrainer(Trainer):
         moving_average ([`MovingAverage`], *optional*): evaluated instead of the model.
         eval_collator (callable, *optional*): makes batches of the evaluation.
         objects (`Sequence`, *optional*): of each validation image, what is in it.
+        ids (`Sequence`, *optional*): their numbers, which decide between equal scores, as in COCO's tools.
         classes (`list[str]`, *optional*)
         early_stopping (`int`, *optional*): stop after that many evaluations without a better AP.
         args, kwargs: those of `Trainer`.
@@ -54,13 +55,13 @@ class DetectionTrainer(Trainer):
 
     def __init__(
         self, *args, backbone_rate=None, decays_biases=True, norm_learns_as_head=False, falling=None,
-        moving_average=None, eval_collator=None, objects=None, classes=None, early_stopping=None, **kwargs,
+        moving_average=None, eval_collator=None, objects=None, ids=None, classes=None, early_stopping=None, **kwargs,
     ):  # fmt: skip
         super().__init__(*args, compute_metrics=self._figures, **kwargs)
         self.backbone_rate, self.decays_biases = backbone_rate, decays_biases
         self.norm_learns_as_head, self.falling = norm_learns_as_head, falling
         self.moving_average, self.eval_collator = moving_average, eval_collator
-        self.objects, self.classes = objects, classes
+        self.objects, self.ids, self.classes = objects, ids, classes
         self.figures, self.detections = None, None  # of the last evaluation
         self.model_accepts_loss_kwargs = False  # the loss is a mean: `Trainer` has to divide accumulated ones
         self.can_return_loss = False
@@ -123,7 +124,7 @@ class DetectionTrainer(Trainer):
             int(index): {"scores": each[:, 0], "labels": each[:, 1].astype("int64"), "boxes": each[:, 2:]}
             for index, each in zip(indices, rows)
         }
-        order = sorted(self.detections)
+        order = sorted(self.detections, key=None if self.ids is None else lambda index: self.ids[index])
         answers = [self.objects[index] for index in order]
         self.figures = coco_figures([self.detections[index] for index in order], answers, self.classes)
         return {name: value for name, value in self.figures.items() if isinstance(value, float)}
