@@ -23,7 +23,7 @@ def add(commands):
     )
     parser.add_argument(
         "--family",
-        choices=["dfine", "deim", "rtdetrv4"],
+        choices=["dfine", "deim", "rtdetrv4", "deimv2"],
         help="the program that a detector with D-FINE's tensors comes from, where neither its tensors nor a "
         "published name say",
     )
@@ -39,6 +39,9 @@ def add(commands):
         choices=["same", "zero"],
         help="stem max-pool: `same` as Paddle pads (default for PaddleClas, PaddleDetection and timm), or `zero` as "
         "timm's own code, D-FINE and RT-DETRv2 do (default for those two)",
+    )
+    parser.add_argument(
+        "--num-queries", type=positive_integer, metavar="N", help="of a detector (default: what its authors publish)"
     )
     parser.add_argument("--dropout", type=probability, metavar="P", help="PaddleClas's dropout_prob (default: 0)")
     parser.add_argument(

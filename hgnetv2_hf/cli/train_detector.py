@@ -10,7 +10,10 @@ from ._framework import add_command
 
 CONTINUES = _training.CONTINUES
 
-_HELP = "Train or fine-tune a detector (D-FINE, RT-DETR, RT-DETRv2); every option of TrainingArguments works too."
+_HELP = (
+    "Train or fine-tune a detector (D-FINE, DEIM, RT-DETRv4, DEIMv2, RT-DETR, RT-DETRv2); every option of "
+    "TrainingArguments works too."
+)
 _EPILOG = f"""\
 of TrainingArguments (python -c "import transformers; help(transformers.TrainingArguments)"), most wanted:
   --num_train_epochs N               coco: the authors', small: {SMALL.epochs}, but {SMALL.least_steps} steps
@@ -32,8 +35,8 @@ def parse(strings):
         strings,
         DetectorOptions,
         "annotated images: COCO, YOLO or Pascal VOC, or a name for `datasets`",
-        "a detector's folder or repository, a weight file, a published name, or dfine-n … x, rtdetr-l, -x, -h, "
-        "rtdetrv2-l, -x, -h with fresh heads",
+        "a detector's folder or repository, a weight file, a published name; or with fresh weights dfine-n … x, "
+        "deim-n … x, rtdetrv4-s … x, deimv2-atto, -femto, -pico, -n … x, rtdetr-l, -x, -h, rtdetrv2-l, -x, -h",
         prog="hgnetv2-hf train-detector",
         description=_HELP,
         epilog=_EPILOG,

@@ -45,6 +45,7 @@ def convert_checkpoint(
     crop_size: Optional[int] = None,
     pool_padding: Optional[str] = None,
     dropout: Optional[float] = None,
+    num_queries: Optional[int] = None,
     push_to_hub: Optional[str] = None,
     private: bool = False,
     create_pr: bool = False,
@@ -65,8 +66,8 @@ def convert_checkpoint(
             `"rtdetrv2"`, `"transformers"`); recognised from the names without it.
         task (`str`, *optional*): `"classification"`, `"detection"` or `"backbone"` (also of a detector); by default
             what the file holds.
-        family (`"dfine"`, `"deim"` or `"rtdetrv4"`, *optional*): the program that a whole detector with D-FINE's
-            tensors comes from, which the tensors of most files do not show.
+        family (`"dfine"`, `"deim"`, `"rtdetrv4"` or `"deimv2"`, *optional*): the program that a whole detector with
+            D-FINE's tensors comes from, which the tensors of most files do not show.
         verify (`bool`, defaults to `False`): load the folder again, compare every tensor, and run the original program
             where it is installed (see `verification.py`).
         overwrite (`bool`, defaults to `False`): replace an existing model folder, atomically.
@@ -75,6 +76,7 @@ def convert_checkpoint(
         pool_padding (`"same"` or `"zero"`, *optional*): what pads the stem's max-pool (see `PPHGNetV2Config`); by
             default `"same"` for PaddleClas, PaddleDetection and timm, `"zero"` for the others.
         dropout (`float`, *optional*): PaddleClas's `dropout_prob`, which no tensor shows; 0 by default.
+        num_queries (`int`, *optional*): of a detector; by default what its authors publish.
         push_to_hub (`str`, *optional*): the repository that the folder is then uploaded to, `"user/name"`.
         private, create_pr (`bool`, defaults to `False`): create it private; open a pull request.
 
@@ -105,15 +107,18 @@ def convert_checkpoint(
         from ..hub.upload import check_repository
 
         check_repository(push_to_hub)
+    if num_queries is not None and num_queries < 1:
+        raise ValueError(f"`num_queries` must be a positive whole number; got {num_queries!r}.")
     options = {
         "resize_short": resize_short,
         "crop_size": crop_size,
         "pool_padding": pool_padding,
         "dropout_prob": dropout,
     }
+    detector_options = {"family": family, "num_queries": num_queries}
     with claim(output_dir, source, overwrite):
         found = find_source(os.fspath(source))
-        checkpoint = read_checkpoint(found, layout, variant, task, options, family)
+        checkpoint = read_checkpoint(found, layout, variant, task, options, detector_options)
         report = _write(checkpoint, output_dir, verify, push_to_hub)
     if push_to_hub is None:
         return report
@@ -138,36 +143,41 @@ class Checkpoint:
     timm: Optional[TimmModel] = None  # of a timm folder
 
 
-def read_checkpoint(source, layout=None, variant=None, task=None, options=None, family=None):
+def read_checkpoint(source, layout=None, variant=None, task=None, options=None, detector_options=None):
     """
     The first half of a conversion, read, recognise, rename, build: arguments and errors are [`convert_checkpoint`]'s.
 
     Args:
         source ([`Source`]): the file.
         options (`dict`, *optional*): `resize_short`, `crop_size`, `pool_padding` and `dropout_prob`, or `None`.
+        detector_options (`dict`, *optional*): `family` and `num_queries`, or `None`.
 
     Returns:
         [`Checkpoint`]
     """
     options = options or dict.fromkeys(("resize_short", "crop_size", "pool_padding", "dropout_prob"))
+    detector_options = detector_options or {"family": None, "num_queries": None}
+    family = detector_options["family"]
     content, place = read_weights(source.path)
     detector = recognise_detector(content)
-    if family is not None and detector != "dfine":
+    if family is not None and detector not in ("dfine", "deimv2"):
         raise ConversionError(
             f"The option family tells the programs with D-FINE's tensors apart; {source.path} holds no such detector."
         )
     if detector is not None and task in (None, "detection"):
-        checkpoint = _build_detector(source, detector, content, layout, options, family)
+        checkpoint = _build_detector(source, detector, content, layout, options, detector_options)
     else:
         checkpoint = _build_network(source, content, layout, task, options)
         if family is not None:
             check_family(source, content, checkpoint.report.variant, family)
+        if detector_options["num_queries"] is not None:
+            raise ConversionError("The option num_queries is for whole detectors.")
     _check_variant(source, checkpoint.report.variant, variant)
     assumed = {**_assumed_place(place), **checkpoint.report.assumed}
     return dataclasses.replace(checkpoint, report=dataclasses.replace(checkpoint.report, assumed=assumed))
 
 
-def _build_detector(source, key, content, layout, options, family):
+def _build_detector(source, key, content, layout, options, detector_options):
     from .convert_detector import read_detector
 
     if layout not in (None, key, DETECTORS[key].backbone_layout):
@@ -177,7 +187,7 @@ def _build_detector(source, key, content, layout, options, family):
     given = [name for name, value in options.items() if value is not None]
     if given:
         raise ConversionError(f"A detector takes no option {' or '.join(given)}.")
-    key, model, processor, variant, assumed, left_out = read_detector(source, key, content, family)
+    key, model, processor, variant, assumed, left_out = read_detector(source, key, content, **detector_options)
     report = report_on(source, model, key, variant, "detection", assumed, left_out, len(content))
     return Checkpoint(report, model, content, processor)
 

@@ -46,13 +46,14 @@ _NOT_OF_THE_DETECTOR = (
 _COMPUTED_HERE = r"(\.num_batches_tracked|\.n(um)?_points_scale)$"  # Transformers fills them in by itself
 
 
-def read_detector(source, key, content, family=None):
+def read_detector(source, key, content, family=None, num_queries=None):
     """
     Args:
         source ([`Source`]): the file.
         key (`str`): the row of [`DETECTORS`] that it belongs to.
         content (`dict[str, torch.Tensor]`): its tensors, under its program's names.
         family (`str`, *optional*): which of the programs with D-FINE's tensors it comes from (see `families.py`).
+        num_queries (`int`, *optional*): by default that of the published detectors.
 
     Returns:
         `tuple`: the row's key, of the family where that decides; model, image processor's configuration, backbone's
@@ -71,13 +72,15 @@ def read_detector(source, key, content, family=None):
         )
     shapes = Shapes(tensors)
     variant, reason = name_variant(fields), None
-    if key == "dfine":
+    if key == "dfine" or family is not None:
         key, reason = decide_family(source, content, variant, family)
         detector = DETECTORS[key]
     assumed = {**assume_trunk(fields), **_assumed(detector, variant)}
     if reason is not None:
         field = "head activation" if key == "dfine" else "head_activation_function"
         assumed[field] = (assumed["decoder_activation_function"][0], reason)
+    if num_queries is not None:
+        assumed["num_queries"] = (num_queries, "option")
     values = _deimv2_fields(shapes, fields) if key == "deimv2" else _common_fields(shapes)
     values.update({field: value for field, (value, _) in assumed.items() if field not in _NOT_OF_THE_DETECTOR})
     for field in ("encode_proj_layers", "feat_strides"):
@@ -85,6 +88,7 @@ def read_detector(source, key, content, family=None):
     if detector.anchors in content:
         size = _image_size(content[detector.anchors], values["feat_strides"], detector)
         assumed["image_size"] = (size, "the anchors in the file")
+    values["num_queries"] = _queries(assumed, values["feat_strides"])
     values.update(_OWN_FIELDS[detector.model_type](shapes, content, values, assumed))
     values["backbone_config"] = _backbone_config(fields, detector, values, assumed)
     values.update(_labels(values.pop("num_labels"), assumed))
@@ -94,6 +98,18 @@ def read_detector(source, key, content, family=None):
     tensors = {name: t if is_counter(name) else checked_weight(name, t) for name, t in tensors.items()}
     model = _load(detector, values, with_memory_of_their_own(tensors))
     return key, model, _image_processor(detector, assumed), variant, assumed, _left_out(content, detector)
+
+
+def _queries(assumed, strides):
+    """How many: they are chosen among the places of the feature maps, so there are no more."""
+    (height, width), _ = assumed["image_size"]
+    places = sum((height // stride) * (width // stride) for stride in strides)
+    queries, reason = assumed["num_queries"]
+    if queries > places and reason == "option":
+        raise ConversionError(f"An image of {height}×{width} pixels has {places} places for queries, not {queries}.")
+    if queries > places:
+        assumed["num_queries"] = (places, "as many as an image of this size has places for")
+    return assumed["num_queries"][0]
 
 
 def _left_out(content, detector):
@@ -221,22 +237,22 @@ def _deimv2_own_fields(shapes, content, common, assumed):
         "encoder_blocks": bottlenecks,
         "encoder_block": "elan4" if f"{block}.branch1.1.conv.weight" in shapes.tensors else "elan5",
         "use_gateway": "model.decoder.layers.0.gateway.gate.weight" in shapes.tensors,
-        "share_bbox_head": _take_shared_heads(shapes.tensors, "model.decoder.bbox_embed"),
-        "share_score_head": _take_shared_heads(shapes.tensors, "model.decoder.class_embed"),
+        "share_bbox_head": _take_shared_heads(shapes.tensors, "bbox_embed", common["decoder_layers"]),
+        "share_score_head": _take_shared_heads(shapes.tensors, "class_embed", common["decoder_layers"]),
         **_refinement_fields(shapes, content, common, assumed),
     }
 
 
-def _take_shared_heads(tensors, prefix):
-    """Whether all layers have one head: a file holds it under the name of each layer, or of one. It is kept once."""
-    heads = {}
+def _take_shared_heads(tensors, name, layers):
+    """Whether all layers have one head: a file holds it under the name of each, or of the first. It is kept once."""
+    prefix, heads = f"model.decoder.{name}", {}
     for name in tensors:
         match = re.match(re.escape(prefix) + r"\.(\d{1,4})\.", name)
         if match:
             heads.setdefault(int(match[1]), {})[name[match.end() :]] = name
-    if not heads:
+    if set(heads) not in ({0}, set(range(layers))) or layers == 1:
         return False
-    first = heads.pop(min(heads))
+    first = heads.pop(0)
     for other in heads.values():
         if other.keys() != first.keys() or not all(
             torch.equal(tensors[first[part]], tensors[other[part]]) for part in first
@@ -245,14 +261,12 @@ def _take_shared_heads(tensors, prefix):
     for other in heads.values():
         for name in other.values():
             del tensors[name]
-    for part, name in first.items():
-        tensors[f"{prefix}.0.{part}"] = tensors.pop(name)
     return True
 
 
 def _refinement_fields(shapes, content, common, assumed):
     """What D-FINE and its families share: points of deformable attention, quality estimator, bins of the edges."""
-    scale = content.get("decoder.decoder.layers.0.cross_attn.num_points_scale")
+    scale = _one_of(content, [each for each in content if each.endswith(".cross_attn.num_points_scale")])
     if scale is not None:
         points = _points(scale)
     else:
@@ -268,15 +282,23 @@ def _refinement_fields(shapes, content, common, assumed):
         "max_num_bins": shapes.of("model.decoder.bbox_embed.0.layers.2.weight", 2)[0] // 4 - 1,
     }
     for name, published in (("up", 0.5), ("reg_scale", 4.0)):
-        tensor = shapes.tensors.get(f"model.decoder.{name}", content.get(f"decoder.decoder.{name}"))
-        if tensor is not None and tensor.numel() == 1:
-            fields[name] = float(tensor)
-            shapes.tensors[f"model.decoder.{name}"] = tensor
-        else:
-            assumed[name] = (published, "published D-FINE but X, which has a reg_scale of 8; not in the file")
-            fields[name] = published
-            shapes.tensors[f"model.decoder.{name}"] = torch.tensor([published])
+        tensor = _one_of(content, [each for each in (f"decoder.{name}", f"decoder.decoder.{name}") if each in content])
+        if tensor is None:
+            reason = "published detectors of this family but X, which has a reg_scale of 8; not in the file"
+            assumed[name], tensor = (published, reason), torch.tensor([published])
+        if tensor.numel() != 1 or not 0 < float(tensor) < float("inf"):
+            raise ConversionError(f"The constant {name} is one positive number; the file has {tensor.tolist()}.")
+        fields[name] = float(tensor)
+        shapes.tensors[f"model.decoder.{name}"] = tensor.reshape(1)
     return fields
+
+
+def _one_of(content, names):
+    """The constant that a file holds under these names, ``None`` without any of them."""
+    for name in names[1:]:
+        if not torch.equal(content[name].double(), content[names[0]].double()):
+            raise ConversionError(f"The file holds different values of one constant, {names[0]} and {name}.")
+    return content[names[0]] if names else None
 
 
 def _points(scale):
@@ -366,15 +388,16 @@ def _load(detector, values, tensors):
         tensors = {name: t for name, t in tensors.items() if not (is_counter(name) and ".backbone." in name)}
         with _quietly():
             model, info = model_class.from_pretrained(
-                None, config=config, state_dict=tensors, output_loading_info=True
+                None, config=config, state_dict=tensors, output_loading_info=True, ignore_mismatched_sizes=True
             )
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         reason = sentence(error)[:300]
         raise ConversionError(f"The tensors do not form a {detector.title} detector: {reason}") from error
+    for name, found, expected in sorted(info["mismatched_keys"]):
+        raise ConversionError(f"The tensor {name} has shape {list(found)}; this network needs {list(expected)}.")
     missing = sorted(name for name in info["missing_keys"] if not re.search(_COMPUTED_HERE, name))
     unexpected = sorted(info["unexpected_keys"])
-    wrong = sorted(str(each) for each in info["mismatched_keys"])
-    for what, names in (("lacks", missing), ("holds what the network does not have:", unexpected), ("misfits", wrong)):
+    for what, names in (("lacks", missing), ("holds what the network does not have:", unexpected)):
         if names:
             rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ConversionError(f"The file {what} {', '.join(names[:3])}{rest}.")

@@ -94,7 +94,8 @@ _DEIMV2_PARTS = (
 )
 _COMPUTED = (r"\.num_batches_tracked$", r"^decoder\.(anchors|valid_mask)$", r"\.num_points_scale$")
 TRAINING_ONLY = "encoder.feature_projector."  # of RT-DETRv4, and of no other
-_DFINE_COMPUTED = (*_COMPUTED, r"^decoder\.decoder\.(up|reg_scale)$", "^" + re.escape(TRAINING_ONLY))
+_REFINING_COMPUTED = (*_COMPUTED, r"^decoder\.decoder\.(up|reg_scale)$")
+_DFINE_COMPUTED = (*_REFINING_COMPUTED, "^" + re.escape(TRAINING_ONLY))
 
 
 def _in_paddle(places):
@@ -116,7 +117,7 @@ DETECTORS = {  # recognised in this order: DEIMv2's files hold D-FINE's signatur
         signature="decoder.decoder.layers.0.swish_ffn.w12.weight",
         places=_PLACES,
         parts=_DEIMV2_PARTS,
-        computed=_DFINE_COMPUTED,
+        computed=_REFINING_COMPUTED,
     ),
     "dfine": Detector(
         title="D-FINE",

@@ -44,11 +44,14 @@ class ExportReport:
     notes: list[str]  # where the other program computes something else than the folder
     resize_short: Optional[int] = None  # the folder's preprocessing in pixels, which a weight file does not hold
     crop_size: Optional[int] = None
+    num_queries: Optional[int] = None  # of a detector, which no tensor shows
 
     def __str__(self):
         lines = [f"{self.source} -> {self.output}", f"  layout {self.layout}, {counted(self.num_tensors, 'tensor')}"]
         if self.resize_short is not None:
             lines.append(f"  to convert it back: --resize-short {self.resize_short} --crop-size {self.crop_size}")
+        if self.num_queries is not None:
+            lines.append(f"  to convert it back: --family {self.layout} --num-queries {self.num_queries}")
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 
@@ -112,13 +115,16 @@ def _export_detector(source, folder, output, layout, write):
             f"{folder} holds a whole detector, which {LAYOUTS[layout].title} does not know; the programs that do are "
             f"{', '.join(DETECTOR_LAYOUTS)}."
         )
-    tensors, backbone, notes = detector_tensors(folder, source.path, layout)
+    tensors, config, notes = detector_tensors(folder, source.path, layout)
+    backbone = config.backbone_config
     if not isinstance(backbone, HGNetV2Config):  # stock's own
         backbone = HGNetV2Config.from_dict(backbone.to_dict())
     notes += _differences(backbone, False, _network_layout(layout))
     # The programs look for the weights under this name; DEIMv2's safetensors files are flat.
     _write(write, tensors if Path(output).suffix == ".safetensors" else {"model": tensors}, output)
-    return ExportReport(os.fspath(folder), os.fspath(output), layout, len(tensors), notes)
+    return ExportReport(
+        os.fspath(folder), os.fspath(output), layout, len(tensors), notes, num_queries=config.num_queries
+    )
 
 
 def _network_layout(layout):

@@ -57,7 +57,7 @@ def detector_tensors(folder, path, layout):
 
     Returns:
         `tuple[dict, PretrainedConfig, list[str]]`: the tensors under the program's names, with the constants and
-        counters that its own file holds; the backbone's configuration; what the program has to be told.
+        counters that its own file holds; the configuration; what the program has to be told.
 
     Raises:
         `ConversionError`: the program computes another network, or the folder cannot be read.
@@ -72,6 +72,8 @@ def detector_tensors(folder, path, layout):
     renamed = rename_detector_back(tensors, detector)
     for head, is_shared in (("bbox", "share_bbox_head"), ("score", "share_score_head")):
         if getattr(config, is_shared, False):
+            if any(name.startswith(f"decoder.dec_{head}_head.1.") for name in renamed):
+                raise ConversionError(f"{folder} says `{is_shared}`, but holds a head per layer.")
             renamed.update(_repeated(renamed, f"decoder.dec_{head}_head.", config.decoder_layers))
     try:
         renamed.update(_constants(config, renamed, size))
@@ -86,7 +88,7 @@ def detector_tensors(folder, path, layout):
     ]
     if layout == "rtdetrv4":
         notes.append(f"{TRAINING_ONLY}*, which RT-DETRv4 uses in training only, is not in the folder")
-    return renamed, config.backbone_config, notes
+    return renamed, config, notes
 
 
 def _configuration(folder, layout):
@@ -113,9 +115,10 @@ def _configuration(folder, layout):
 
 def _check_read_again(folder, config, tensors, layout):
     """Raises ``ConversionError`` unless the program's file is, for a conversion, what the folder says."""
-    family = None if layout == "deimv2" else layout
     try:
-        _, model, *_ = read_detector(Source(str(folder)), "deimv2" if family is None else "dfine", tensors, family)
+        _, model, *_ = read_detector(
+            Source(str(folder)), "deimv2" if layout == "deimv2" else "dfine", tensors, layout, config.num_queries
+        )
     except ConversionError as error:
         raise ConversionError(f"{folder} cannot be written for {DETECTORS[layout].title}: {error}") from error
     ours, theirs = config.to_dict(), model.config.to_dict()

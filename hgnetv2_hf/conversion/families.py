@@ -9,10 +9,11 @@ a frozen batch norm counts no batches; DEIM and RT-DETRv4 train it in every size
 from typing import NamedTuple
 
 from ..errors import ConversionError
-from .detectors import DETECTORS, TRAINING_ONLY
+from .detectors import DETECTORS, TRAINING_ONLY, recognise_detector
 
 
-FAMILY_NAMES = ("dfine", "deim", "rtdetrv4")  # what an option may say; rows of `DETECTORS`
+FAMILY_NAMES = ("dfine", "deim", "rtdetrv4", "deimv2")  # what an option may say; rows of `DETECTORS`
+_ALIKE = FAMILY_NAMES[:3]  # whose tensors have the same names and shapes
 
 FROZEN_IN_DFINE = ("b4", "b5")  # the backbones of L and X
 _COUNTER = ".num_batches_tracked"
@@ -34,6 +35,8 @@ def families_shown(names, variant):
     Returns:
         [`Shown`]: the families whose files have such tensors; more than one where nothing tells them apart.
     """
+    if recognise_detector(names) == "deimv2":
+        return Shown(("deimv2",), "the file holds its SwiGLU layers, swish_ffn")
     if any(name.startswith(TRAINING_ONLY) for name in names):
         return Shown(("rtdetrv4",), "the file holds encoder.feature_projector")
     counters = [name for name in names if name.endswith(_COUNTER)]
@@ -41,7 +44,7 @@ def families_shown(names, variant):
         if any(name.startswith("backbone.") for name in counters):
             return Shown(("deim", "rtdetrv4"), "its backbone counts batches, which that of D-FINE's L and X does not")
         return Shown(("dfine",), "its backbone counts no batches, as only that of D-FINE's L and X does")
-    return Shown(FAMILY_NAMES, "nothing in the file tells D-FINE from DEIM")
+    return Shown(_ALIKE, "nothing in the file tells D-FINE from DEIM")
 
 
 def decide_family(source, names, variant, wanted=None):
@@ -65,9 +68,9 @@ def decide_family(source, names, variant, wanted=None):
         family, said = source.row.layout, f"it is {reason}"
     elif "dfine" in shown.families and len(shown.families) > 1:
         raise ConversionError(
-            f"{source.path} holds a detector of D-FINE or of DEIM, whose tensors are the same though they compute "
-            "different activations; pass --family dfine, deim or rtdetrv4, whichever trained it, or --task backbone "
-            "for its backbone alone."
+            f"{source.path} holds a detector of D-FINE, DEIM or RT-DETRv4, whose tensors are the same though their "
+            "activations are not; pass --family dfine, deim or rtdetrv4, whichever trained it (another one would "
+            "give wrong outputs), or --task backbone for its backbone alone."
         )
     else:  # DEIM's and RT-DETRv4's networks are one
         return shown.families[0], shown.reason

@@ -129,8 +129,8 @@ def _detection_usage(report, folder):
     with_what = "With Transformers alone, or with hgnetv2_hf imported, which gives the same outputs:"
     if not is_stock:
         with_what = (
-            "With Transformers alone, which refuses this model type until `trust_remote_code` allows it the code in "
-            "this folder; `import hgnetv2_hf`, and the same goes without it:"
+            "With Transformers alone, which runs the code in this folder (and prints that it does not know the "
+            "class), or with `import hgnetv2_hf` and without `trust_remote_code`:"
         )
     lines = ["## Use", "", with_what, "", "```python", *code.splitlines(), "```", ""]
     if report.model_type == "d_fine":

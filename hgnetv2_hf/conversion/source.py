@@ -49,7 +49,9 @@ def find_source(source):
         raise ConversionError(f"{source} is neither a file nor a folder.")
     name = published_name(source)
     if name is None:
-        raise ConversionError(f"There is no file {source}, and no checkpoint is published under this name.")
+        raise ConversionError(
+            f"There is no file {source}, and no checkpoint is published under this name (`hgnetv2-hf list` has all)."
+        )
     row = PUBLISHED[name]
     if row.page is not None:
         raise ConversionError(

@@ -178,6 +178,10 @@ def find_published(path):
 
 
 def published_name(text):
-    """The name in the table that ``text`` means (``timm/…`` names the same checkpoint), or ``None``."""
+    """The name in the table that ``text`` means (``timm/…`` names the same checkpoint; capitals do not matter), or
+    ``None``."""
     name = text.removeprefix("timm/")
-    return name if name in PUBLISHED else None
+    return name if name in PUBLISHED else _BY_LOWER_CASE.get(name.lower())
+
+
+_BY_LOWER_CASE = {name.lower(): name for name in PUBLISHED}

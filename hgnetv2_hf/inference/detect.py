@@ -8,12 +8,13 @@ import PIL.Image
 import PIL.ImageOps
 from tqdm.auto import tqdm
 
-from ..backbone import check_name
+from ..backbone import check_name, load_image_processor
 from ..data.drawing import draw_boxes
 from ..errors import InferenceError, raised_as
 from ..files.atomic import atomic_folder, claim
 from ..files.images import UNREADABLE, find_images, printable_path
 from ..wording import counted, printable, sentence
+from .predictors import load_whole
 from .runtime import is_exported
 
 
@@ -56,7 +57,7 @@ def _detect(images, model, output_dir, threshold, table, show):
             except UNREADABLE as error:
                 rows.append({"image": path, "error": sentence(error)})
                 continue
-            objects = detector(image, threshold=threshold)
+            objects = _found(detector, image, threshold, model)
             _draw(image, objects).save(folder / name)
             rows += [
                 {"image": path, "label": each["label"], "score": round(float(each["score"]), 6), **each["box"]}
@@ -70,6 +71,13 @@ def _detect(images, model, output_dir, threshold, table, show):
         f"(pictures and {TABLES[table]})" + (f"; {counted(failed, 'image')} could not be read" if failed else "")
     )
     return rows
+
+
+def _found(detector, image, threshold, model):
+    try:
+        return detector(image, threshold=threshold)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise InferenceError(f"{model} cannot be run: {sentence(error)[:300]}") from error
 
 
 def _pipeline(model):
@@ -86,8 +94,9 @@ def _pipeline(model):
         if classifier is not None:
             article = "an" if classifier[0] in "AEIOU" else "a"
             raise InferenceError(f"{model} holds {article} {classifier}, not a detector; use classify.")
-        return pipeline("object-detection", model=str(model))
-    except (ValueError, OSError, KeyError, ImportError) as error:
+        loaded, processor = load_whole(str(model), "detector"), load_image_processor(str(model))
+        return pipeline("object-detection", model=loaded, image_processor=processor)
+    except (ValueError, OSError, KeyError, ImportError, RuntimeError, TypeError) as error:
         raise InferenceError(f"{model} is no detector that can be loaded: {sentence(error)[:300]}") from error
 
 

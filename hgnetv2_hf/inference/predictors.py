@@ -32,6 +32,7 @@ _LOADERS = {
     "detector": AutoModelForObjectDetection.from_pretrained,
 }
 _UNLOADABLE = (OSError, ValueError, KeyError, ImportError)
+_FILLED_IN = (".num_batches_tracked", "n_points_scale", "num_points_scale")  # by the library, from the configuration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,8 +180,27 @@ def _model(recognised):
     """The model in evaluation mode and float32, and where its image processor lies."""
     if isinstance(recognised.model, torch.nn.Module):
         return copy.deepcopy(recognised.model).eval().float(), recognised.model.name_or_path
-    load = _LOADERS[recognised.task]
-    return load(recognised.model, dtype=torch.float32).eval(), recognised.model
+    return load_whole(recognised.model, recognised.task, dtype=torch.float32).eval(), recognised.model
+
+
+def load_whole(model, task, **options):
+    """
+    A model of Transformers with all its weights: what its files lack, the library would fill in at random.
+
+    Args:
+        model (`str` or `os.PathLike`): a folder or a repository.
+        task (`"classifier"` or `"detector"`)
+        options: of `from_pretrained`.
+
+    Raises:
+        `ValueError`: its files lack weights.
+    """
+    loaded, found = _LOADERS[task](model, output_loading_info=True, **options)
+    lacking = sorted(name for name in found["missing_keys"] if not name.endswith(_FILLED_IN))
+    if lacking:
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise ValueError(f"its files lack {', '.join(lacking[:3])}{more}, which its configuration asks for")
+    return loaded
 
 
 def _fastest(model, dtype):

@@ -52,7 +52,7 @@ class DEIMConfig(SavesCode, DFineConfig):
         super().__init__(**{**defaults, **kwargs})
         self.head_activation_function = head_activation_function
         for field in ("head_activation_function", "decoder_activation_function"):
-            if getattr(self, field) not in ACT2FN:
+            if not isinstance(getattr(self, field), str) or getattr(self, field) not in ACT2FN:
                 raise ValueError(f"`{field}` is {getattr(self, field)!r}, expected the name of an activation.")
 
     def to_json_string(self, use_diff: bool = True) -> str:

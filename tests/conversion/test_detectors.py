@@ -22,14 +22,16 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 import hgnetv2_hf
 from hgnetv2_hf import ConversionError, convert_checkpoint, export_weights
 from hgnetv2_hf.cli import main
+from hgnetv2_hf.conversion.anchors import anchors_of
 from hgnetv2_hf.conversion.convert_detector import read_detector
 from hgnetv2_hf.conversion.detectors import DETECTORS, recognise_detector, rename_detector
 from hgnetv2_hf.conversion.layouts import LAYOUTS, rename_back
 from hgnetv2_hf.conversion.paddle_file import write_paddle_file
 from hgnetv2_hf.conversion.source import find_source
 from hgnetv2_hf.conversion.weight_file import read_weights
+from hgnetv2_hf.errors import InferenceError
 from hgnetv2_hf.hub.published import PUBLISHED
-from hgnetv2_hf.inference.detect import _draw
+from hgnetv2_hf.inference.detect import _draw, detect
 
 
 GOLDEN_DETECTORS = {
@@ -287,7 +289,10 @@ def test_bad_detector_files_are_one_line_and_nothing_is_left(golden_checkpoint, 
         "lacks": ({n: t for n, t in tensors.items() if n != "encoder.fpn_blocks.0.cv4.conv.weight"}, "lacks"),
         "unknown": ({**tensors, "decoder.extra.weight": torch.zeros(3)}, "does not have: model.extra.weight"),
         "nan": ({**tensors, "decoder.enc_score_head.bias": nan}, "not finite"),
-        "classes": ({**tensors, "decoder.dec_score_head.0.weight": torch.zeros(3, 128)}, "do not form a D-FINE"),
+        "classes": (
+            {**tensors, "decoder.dec_score_head.0.weight": torch.zeros(3, 128)},
+            "class_embed.0.weight has shape [3, 128]",
+        ),
         "neck": ({**tensors, "encoder.input_proj.0.conv.weight": torch.zeros(128, 9, 1, 1)}, "takes maps of"),
         "another_backbone": (
             {name.replace("backbone.stages", "backbone.res_layers"): tensor for name, tensor in tensors.items()},
@@ -385,6 +390,86 @@ def test_the_way_back_is_to_the_program_that_computes_it(converted_golden, tmp_p
         out = tmp_path / "out.pth"
         assert main(["export-weights", str(converted_golden(name)), str(out), "--layout", layout]) == 1
         assert words in capsys.readouterr().err and not out.exists()
+
+
+def head(tensors, index):
+    return {name: each for name, each in tensors.items() if name.startswith(f"decoder.dec_bbox_head.{index}.")}
+
+
+def without(tensors, prefix):
+    return {name: each for name, each in tensors.items() if not name.startswith(prefix)}
+
+
+BAD_DEIMV2 = {
+    "two values of up": (
+        lambda t: {**t, "decoder.decoder.up": torch.tensor([0.9])},
+        "different values of one constant",
+    ),
+    "up of two numbers": (
+        lambda t: {**without(t, "decoder.decoder.up"), "decoder.up": torch.tensor([0.5, 0.5])},
+        "up is one positive number",
+    ),
+    "no scale": (
+        lambda t: {**without(t, "decoder.decoder.reg_scale"), "decoder.reg_scale": torch.tensor([0])},
+        "reg_scale is one positive number",
+    ),
+    "points of one layer": (
+        lambda t: {**t, "decoder.decoder.layers.1.cross_attn.num_points_scale": torch.ones(6) / 3},
+        "different values of one constant",
+    ),
+    "a shared head of two layers": (lambda t: without(t, "decoder.dec_bbox_head.2."), "lacks"),
+    "a shared head of another layer": (
+        lambda t: without(without(t, "decoder.dec_bbox_head.0."), "decoder.dec_bbox_head.1."),
+        "missing",
+    ),
+    "a head too many": (
+        lambda t: {**t, **{name.replace("head.0.", "head.3."): each for name, each in head(t, 0).items()}},
+        "does not have",
+    ),
+    "RT-DETRv4's projector": (lambda t: {**t, "encoder.feature_projector.0.bias": torch.zeros(64)}, "does not have"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DEIMV2)
+def test_a_file_that_contradicts_itself_is_refused(golden_checkpoint, tmp_path, case):
+    change, words = BAD_DEIMV2[case]
+    tensors, _ = read_weights(golden_checkpoint("deimv2_atto"))
+    torch.save(change(tensors), tmp_path / "w.pth")
+    with pytest.raises(ConversionError, match=words):
+        convert_checkpoint(tmp_path / "w.pth", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_number_of_queries_comes_back_by_an_option_and_fits_the_image(golden_checkpoint, tmp_path, capsys):
+    source, folder = golden_checkpoint("deimv2_atto"), tmp_path / "folder"
+    assert main(["convert", str(source), str(folder), "--num-queries", "30"]) == 0
+    assert main(["export-weights", str(folder), str(tmp_path / "w.pth"), "--layout", "deimv2"]) == 0
+    assert "to convert it back: --family deimv2 --num-queries 30" in capsys.readouterr().out
+    tensors, _ = read_weights(tmp_path / "w.pth")
+    small = {**tensors, "decoder.anchors": anchors_of([64, 64], [16, 32])[0]}
+    torch.save(small, tmp_path / "small.pth")
+    report = convert_checkpoint(tmp_path / "small.pth", tmp_path / "small")
+    assert report.assumed["num_queries"] == (20, "as many as an image of this size has places for")
+    model = transformers.AutoModelForObjectDetection.from_pretrained(tmp_path / "small")
+    assert model(torch.zeros(1, 3, 64, 64)).logits.shape == (1, 20, 80)
+    with pytest.raises(ConversionError, match="has 20 places for queries, not 30"):
+        convert_checkpoint(tmp_path / "small.pth", tmp_path / "out", num_queries=30)
+    with pytest.raises(ConversionError, match="num_queries is for whole detectors"):
+        convert_checkpoint("digits", tmp_path / "out", num_queries=30)
+
+
+def test_detect_refuses_a_folder_that_lacks_weights_or_cannot_run(converted_golden, tmp_path):
+    """Transformers would fill in what is not there at random."""
+    PIL.Image.new("RGB", (64, 48)).save(tmp_path / "image.png")
+    cases = {"decoder_layers": (4, "its files lack"), "num_queries": (10**5, "cannot be run")}
+    for field, (value, words) in cases.items():
+        folder = tmp_path / field
+        shutil.copytree(converted_golden("deimv2_atto"), folder)
+        content = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**content, field: value}))
+        with pytest.raises(InferenceError, match=words):
+            detect([str(tmp_path / "image.png")], folder, tmp_path / "out", show=str)
+        assert not (tmp_path / "out").exists()
 
 
 CHANGES = {

@@ -102,13 +102,14 @@ def test_what_tensors_contradict_is_refused(file_of, tmp_path, golden, name, fam
 
 def test_a_file_without_any_counter_does_not_show_a_frozen_backbone(file_of, tmp_path):
     path = file_of("dfine_l", "stripped.pth", counters=False)
-    with pytest.raises(ConversionError, match="D-FINE or of DEIM"):
+    with pytest.raises(ConversionError, match="of D-FINE, DEIM or RT-DETRv4"):
         convert_checkpoint(path, tmp_path / "out")
 
 
 def test_the_tensors_of_deimv2_need_no_family_and_contradict_any(golden_checkpoint, tmp_path):
-    with pytest.raises(ConversionError, match="holds no such detector"):
+    with pytest.raises(ConversionError, match="a detector of DEIMv2 .*swish_ffn.*but family=deim is chosen"):
         convert_checkpoint(golden_checkpoint("deimv2_atto"), tmp_path / "out", family="deim")
+    assert convert_checkpoint(golden_checkpoint("deimv2_atto"), tmp_path / "out", family="deimv2").layout == "deimv2"
 
 
 def test_a_backbone_needs_no_family_and_a_family_needs_such_a_detector(file_of, tmp_path):
@@ -117,7 +118,7 @@ def test_a_backbone_needs_no_family_and_a_family_needs_such_a_detector(file_of, 
         convert_checkpoint("digits", tmp_path / "out", family="dfine")
     with pytest.raises(ConversionError, match="but family=dfine"):
         convert_checkpoint(file_of("rtdetrv4_s", "best_s.pth"), tmp_path / "out", task="backbone", family="dfine")
-    with pytest.raises(ValueError, match="`family` must be one of dfine, deim, rtdetrv4"):
+    with pytest.raises(ValueError, match="`family` must be one of dfine, deim, rtdetrv4, deimv2"):
         convert_checkpoint("digits", tmp_path / "out", family="detr")
 
 

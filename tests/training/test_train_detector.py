@@ -187,6 +187,7 @@ def test_deims_rates_are_its_authors_and_fall_as_theirs(converted_golden):
         assert found and all((each["lr"], each["weight_decay"]) == (rate, decay) for each in found), name
     shares = [flat_cosine(step, 10, 50, 90, 0.5) for step in (0, 5, 10, 50, 70, 90, 100)]
     assert shares == pytest.approx([0.0, 0.25, 1.0, 1.0, 0.75, 0.5, 0.5])
+    assert flat_cosine(0, 0, 50, 90, 0.5) == 1  # without a warm-up no step is lost
 
 
 @pytest.mark.parametrize("name", slow_except(["deim-n", "deimv2-n", "deimv2-atto"], "deim-n"))
@@ -228,6 +229,8 @@ WRONG = {
     "a backbone for a trained one": (["{data}", "--model", "{trained}", "--backbone", "b0"], "has one already"),
     "no such backbone": (["{data}", "--model", "dfine-n", "--backbone", "nowhere"], "There is no backbone nowhere"),
     "an odd size": (["{data}", "--model", "dfine-n", "--image-size", "100"], "a multiple of 32"),
+    "a family for fresh weights": (["{data}", "--model", "deimv2-atto", "--family", "deim"], "is for a weight file"),
+    "a family for a folder": (["{data}", "--model", "{trained}", "--family", "deim"], "is for a weight file"),
     "more queries than places": (
         ["{data}", "--model", "dfine-n", "--image-size", "64", "--num-queries", "300"],
         "places",

@@ -25,7 +25,7 @@ class DetectorOptions:
     family: Optional[str] = option(
         None,
         "which program a weight file is from, where its tensors do not show it",
-        choices=("dfine", "deim", "rtdetrv4"),
+        choices=("dfine", "deim", "rtdetrv4", "deimv2"),
     )
     image_size: Optional[int] = option(
         None, "pixels per side, a multiple of 32 (default: the image processor's; fresh: its authors')",

@@ -96,8 +96,8 @@ def flat_cosine(step, warmup, flat, end, last_rate):
         step, warmup, flat, end (`int`): the step; where the warm-up, the flat part and the fall end.
         last_rate (`float`): the share at the end.
     """
-    if step <= warmup:
-        return (step / max(warmup, 1)) ** 2
+    if step < warmup:
+        return (step / warmup) ** 2
     if step <= flat:
         return 1.0
     if step >= end:

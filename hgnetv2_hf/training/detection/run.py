@@ -225,13 +225,16 @@ def make_plan(request, args, images, start, show):
     asked = {each: getattr(options, each) for each in _PROBABILITIES if getattr(options, each) is not None}
     dense = {} if row.dense is None else {"mosaic": row.dense.mosaic, "mixup": row.dense.mixup}
     probabilities = {**_PROBABILITIES, **dense, **asked}
+    pixels = start.image_processor.size["height"]
     show(
-        f"plan: {total} steps of {per_step} images, learning rate {args.learning_rate:.3g} (backbone "
-        f"{backbone_rate:.3g}) after {args.warmup_steps:g} steps of warm-up; strong augmentation for "
+        f"plan: {total} steps of {per_step} images of {pixels} pixels, learning rate {args.learning_rate:.3g} "
+        f"(backbone {backbone_rate:.3g}) after {args.warmup_steps:g} steps of warm-up; strong augmentation for "
         f"{max(stages.until - stages.start, 0)} of {epochs:g} epochs"
     )
     if stages.dense_until > stages.start and (probabilities["mosaic"] or probabilities["mixup"]):
         show(f"Mosaic and MixUp in epochs {stages.start + 1} to {stages.dense_until}")
+    elif asked.get("mosaic") or asked.get("mixup"):
+        show("no Mosaic and no MixUp: there is no epoch of strong augmentation; say --strong-until")
     ema = (SMALL.ema if is_small else row.ema) if options.ema is None else options.ema
     size = start.image_processor.size["height"]
     several = options.multi_scale == "yes" if options.multi_scale else not is_small and row.sizes_repeat is not None

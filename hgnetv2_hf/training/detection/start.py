@@ -15,7 +15,7 @@ from ...conversion.architecture import name_variant
 from ...errors import TrainingError
 from ...wording import counted, sentence
 from ..load import converted
-from ..starting_point import shown_name
+from ..starting_point import needs_conversion, shown_name
 from .architectures import NAMES, build_detector
 from .outputs import FAMILY_OF, family_of
 from .recipe import RECIPES
@@ -49,9 +49,13 @@ def load_start(name, classes, options, seed, work, in_main_process):
     """
     set_seed(seed)
     if name in NAMES and not os.path.isdir(name):
+        if options.family is not None:
+            raise TrainingError(f"--family is for a weight file; {name} has fresh weights.")
         return _fresh(name, classes, options)
     if options.backbone is not None:
         raise TrainingError(f"--backbone is for a fresh detector ({', '.join(NAMES)}); {name} has one already.")
+    if options.family is not None and not needs_conversion(name):
+        raise TrainingError(f"--family is for a weight file; {name} is a folder or a repository.")
     return _trained(converted(name, work, in_main_process, family=options.family), name, classes, options)
 
 

@@ -60,8 +60,9 @@ def summary(output_dir, metrics):
     if metrics.get("AP") is not None and metrics["AP50"] < 0.05:
         lines.insert(
             0,
-            "Next to nothing is found: look at the data with --draw-data 8, train longer (--num_train_epochs, "
-            f"{metrics['epochs']:g} now), or start from trained weights (--model or --backbone).",
+            "Next to nothing is found: look at the data with --draw-data 8, train longer (--num_train_epochs or "
+            f"--max_steps; {metrics['epochs']:g} epochs, {metrics['steps']} steps now), or start from trained weights "
+            "(--model or --backbone).",
         )
     return "\n".join(lines)
 
@@ -182,6 +183,11 @@ def _card(metrics, start, where, pictures):
             'detect("photo.jpg")',
             "```",
             "",
+            *(
+                ["Without `import hgnetv2_hf`, `trust_remote_code=True` uses the code in this folder.", ""]
+                if start.model.config.model_type.startswith("deim")
+                else []
+            ),
             "| setting | value |",
             "| --- | --- |",
             *(f"| `{name}` | `{value}` |" for name, value in settings.items()),
