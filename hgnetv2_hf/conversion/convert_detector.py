@@ -393,7 +393,10 @@ def _load(detector, values, tensors):
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         reason = sentence(error)[:300]
         raise ConversionError(f"The tensors do not form a {detector.title} detector: {reason}") from error
-    for name, found, expected in sorted(info["mismatched_keys"]):
+    for each in sorted(info["mismatched_keys"]):
+        if isinstance(each, str):  # 4.56
+            each = each, tensors[each].shape, model.get_parameter(each).shape
+        name, found, expected = each
         raise ConversionError(f"The tensor {name} has shape {list(found)}; this network needs {list(expected)}.")
     missing = sorted(name for name in info["missing_keys"] if not re.search(_COMPUTED_HERE, name))
     unexpected = sorted(info["unexpected_keys"])
