@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from ..errors import ConversionError, raised_as
 from ..files.atomic import atomic_folder, claim
+from ..model.heads import write_both_names
 from ..model.variants import canonical_name
 from ..wording import counted
 from .architecture import name_variant, recognise_architecture
@@ -296,6 +297,7 @@ def _write(checkpoint, output_dir, verify, repo_id):
 def save(checkpoint, folder):
     """Writes the model and its preprocessing into an empty folder."""
     checkpoint.model.save_pretrained(folder)
+    write_both_names(folder, checkpoint.model.config.model_type)
     if isinstance(checkpoint.processor, dict):
         text = json.dumps(checkpoint.processor, indent=2, sort_keys=True)
         (folder / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")

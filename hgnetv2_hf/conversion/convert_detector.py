@@ -11,6 +11,7 @@ import transformers
 from ..errors import ConversionError
 from ..hub.published import ASSETS
 from ..model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+from ..model.heads import with_both_names
 from ..wording import counted, sentence
 from .anchors import image_size_of
 from .architecture import Shapes, name_variant, recognise_architecture
@@ -386,6 +387,8 @@ def _load(detector, values, tensors):
     try:
         config = config_class(**values)
         tensors = {name: t for name, t in tensors.items() if not (is_counter(name) and ".backbone." in name)}
+        if transformers.__version__ == "5.0.0":
+            tensors = with_both_names(tensors, detector.model_type)
         with _quietly():
             model, info = model_class.from_pretrained(
                 None, config=config, state_dict=tensors, output_loading_info=True, ignore_mismatched_sizes=True

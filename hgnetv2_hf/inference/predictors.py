@@ -18,6 +18,7 @@ from ..backbone import check_name, load_image_processor
 from ..errors import InferenceError
 from ..evaluation.boxes import best_boxes
 from ..files.images import printable_path
+from ..model.heads import check_heads
 from ..structure import contains_hgnetv2
 from ..wording import sentence
 from .optimize import optimize_for_inference
@@ -193,13 +194,15 @@ def load_whole(model, task, **options):
         options: of `from_pretrained`.
 
     Raises:
-        `ValueError`: its files lack weights.
+        `ValueError`: its files lack weights, or this version of Transformers reads them wrongly.
     """
     loaded, found = _LOADERS[task](model, output_loading_info=True, **options)
     lacking = sorted(name for name in found["missing_keys"] if not name.endswith(_FILLED_IN))
     if lacking:
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         raise ValueError(f"its files lack {', '.join(lacking[:3])}{more}, which its configuration asks for")
+    if task == "detector":
+        check_heads(loaded)
     return loaded
 
 

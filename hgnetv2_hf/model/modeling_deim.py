@@ -12,6 +12,7 @@ from transformers.models.d_fine.modeling_d_fine import (
     DFineMLP,
     DFineMLPPredictionHead,
     DFineModel,
+    DFinePreTrainedModel,
 )
 
 from .compat import convert_names_like
@@ -102,11 +103,30 @@ class DEIMForObjectDetection(DFineForObjectDetection):
     """
 
     config_class = DEIMConfig
+    _tied_weights_keys = None
 
     def __init__(self, config: DEIMConfig):
-        super().__init__(config)
-        _activate_heads(self)
+        DFinePreTrainedModel.__init__(self, config)
+        self.eval_idx = config.eval_idx if config.eval_idx >= 0 else config.decoder_layers + config.eval_idx
+        self.model = DEIMModel(config)
+        layers, width = range(config.decoder_layers), config.d_model
+        self.model.decoder.class_embed = nn.ModuleList([nn.Linear(width, config.num_labels) for _ in layers])
+        self.model.decoder.bbox_embed = nn.ModuleList(
+            [DFineMLP(width, width, 4 * (config.max_num_bins + 1), 3, config.head_activation_function) for _ in layers]
+        )
         self.loss_function = refuse_to_train
+        self.post_init()
+
+    # Stock has the heads a second time beside the decoder, which its version 5.0.0 cannot load.
+    @property
+    def class_embed(self):
+        """The class heads, which are the decoder's."""
+        return self.model.decoder.class_embed
+
+    @property
+    def bbox_embed(self):
+        """The box heads, which are the decoder's."""
+        return self.model.decoder.bbox_embed
 
 
 __all__ = ["DEIMForObjectDetection", "DEIMModel"]

@@ -19,7 +19,6 @@ from transformers.models.d_fine.modeling_d_fine import (
     DFineConvNormLayer,
     DFineDecoder,
     DFineDecoderOutput,
-    DFineForObjectDetection,
     DFineGate,
     DFineIntegral,
     DFineLQE,
@@ -35,7 +34,7 @@ from transformers.models.d_fine.modeling_d_fine import (
 )
 
 from .configuration_deim import DEIMv2Config
-from .modeling_deim import refuse_to_train
+from .modeling_deim import DEIMForObjectDetection, refuse_to_train
 
 
 if TYPE_CHECKING:  # for the loader of remote code: see CODE_FILES
@@ -407,7 +406,7 @@ def _projection(channels, width):
     return nn.Sequential(nn.Conv2d(channels, width, kernel_size=1, bias=False), nn.BatchNorm2d(width))
 
 
-class DEIMv2ForObjectDetection(DFineForObjectDetection):
+class DEIMv2ForObjectDetection(DEIMForObjectDetection):
     """
     DEIMv2's detectors with HGNetV2. Arguments and outputs of `forward` are those of
     `transformers.DFineForObjectDetection`, but `labels`, which it refuses.
@@ -429,23 +428,12 @@ class DEIMv2ForObjectDetection(DFineForObjectDetection):
     """
 
     config_class = DEIMv2Config
-    _tied_weights_keys = None
 
     def __init__(self, config: DEIMv2Config):
         DFinePreTrainedModel.__init__(self, config)
         self.model = DEIMv2Model(config)
         self.loss_function = refuse_to_train
         self.post_init()
-
-    @property
-    def class_embed(self):
-        """The class heads, which are the decoder's."""
-        return self.model.decoder.class_embed
-
-    @property
-    def bbox_embed(self):
-        """The box heads, which are the decoder's."""
-        return self.model.decoder.bbox_embed
 
 
 __all__ = ["DEIMv2ForObjectDetection", "DEIMv2Model"]

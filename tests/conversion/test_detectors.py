@@ -32,6 +32,7 @@ from hgnetv2_hf.conversion.weight_file import read_weights
 from hgnetv2_hf.errors import InferenceError
 from hgnetv2_hf.hub.published import PUBLISHED
 from hgnetv2_hf.inference.detect import _draw, detect
+from hgnetv2_hf.model.heads import check_heads
 
 
 GOLDEN_DETECTORS = {
@@ -89,6 +90,16 @@ torch.save([output.logits.numpy(), output.pred_boxes.numpy()], sys.argv[3])
     assert returncode == 0, error
     logits, boxes = torch.load(tmp_path / "answer.pt", weights_only=False)
     assert max(matched_differences(logits, boxes, golden)) < GOLDEN_DETECTORS[name][2]
+
+
+@pytest.mark.parametrize("name", ["dfine_n", "rtdetrv2_hgnetv2_l"])
+def test_its_file_holds_the_heads_under_both_names(converted_golden, name):
+    """Transformers 5.0.0 leaves the heads random when a file holds them inside the decoder only."""
+    tensors = load_file(converted_golden(name) / "model.safetensors")
+    inside = [name for name in tensors if name.startswith(("model.decoder.class_embed.", "model.decoder.bbox_embed."))]
+    assert len(inside) > 20
+    for name in inside:
+        assert torch.equal(tensors[name], tensors[name.removeprefix("model.decoder.")]), name
 
 
 @pytest.mark.slow
@@ -605,6 +616,17 @@ def fresh_detector(tiny_fields):
         )
 
     return build
+
+
+def test_layers_that_share_one_head_are_refused(fresh_detector):
+    """As Transformers 5.0.0 builds them."""
+    model = fresh_detector()
+    heads = model.model.decoder.class_embed
+    heads[1].weight = torch.nn.Parameter(heads[0].weight.clone())
+    check_heads(model)
+    heads[1].weight = heads[0].weight
+    with pytest.raises(ValueError, match="one head"):
+        check_heads(model)
 
 
 @pytest.mark.parametrize("form", ["folder", "file", "published"])

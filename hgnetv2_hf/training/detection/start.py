@@ -13,6 +13,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ...backbone import load_image_processor
 from ...conversion.architecture import name_variant
 from ...errors import TrainingError
+from ...model.heads import check_heads
 from ...wording import counted, sentence
 from ..load import converted
 from ..starting_point import needs_conversion, shown_name
@@ -48,6 +49,15 @@ def load_start(name, classes, options, seed, work, in_main_process):
         `TrainingError`: there is no such detector, or it cannot be trained here.
     """
     set_seed(seed)
+    start = _start(name, classes, options, work, in_main_process)
+    try:
+        check_heads(start.model)
+    except ValueError as error:
+        raise TrainingError(f"{shown_name(name)} cannot be trained: {error}.") from error
+    return start
+
+
+def _start(name, classes, options, work, in_main_process):
     if name in NAMES and not os.path.isdir(name):
         if options.family is not None:
             raise TrainingError(f"--family is for a weight file; {name} has fresh weights.")

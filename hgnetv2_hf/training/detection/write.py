@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from ...data.detection import Objects, draw_contact_sheet
 from ...files.atomic import atomic_folder
 from ...hub.upload import push_folder
+from ...model.heads import write_both_names
 from ..report import draw_curves
 from ..starting_point import shown_name
 from ..work_folder import DATA_PICTURE
@@ -87,6 +88,7 @@ def write(request, start, data, trainer, metrics, show):
     work = request.work
     with atomic_folder(request.output_dir) as staging:
         save_model(trainer, None, staging)
+        write_both_names(staging, start.model.config.model_type)
         start.image_processor.save_pretrained(staging)
         (staging / "metrics.json").write_text(json.dumps(metrics, indent=2, default=str) + "\n", encoding="utf-8")
         if (work / DATA_PICTURE).is_file():
