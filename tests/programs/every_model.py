@@ -20,7 +20,7 @@ def types_with_hgnetv2():
             config = CONFIG_MAPPING[model_type]()
         except Exception:  # some configurations have no default
             continue
-        if model_type not in ("hgnet_v2", "pp_hgnet_v2") and any(
+        if type(config).__module__.startswith("transformers.") and any(
             getattr(value, "model_type", None) == "hgnet_v2" for value in vars(config).values()
         ):
             found.append(model_type)
