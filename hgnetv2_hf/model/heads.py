@@ -40,4 +40,4 @@ def check_heads(model):
     if model.config.model_type in _TYPES:
         first, *others = model.model.decoder.class_embed
         if any(head.weight is first.weight for head in others):
-            raise ValueError("Transformers 5.0.0 gives all its layers one head; no other version does")
+            raise ValueError("Transformers 5.0.0 gives all its layers one head; install another version")
