@@ -58,7 +58,7 @@ def test_the_shipped_checkpoint_is_small():
     assert (ASSETS / PUBLISHED["digits"].file_name).stat().st_size <= 1_000_000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_documented_command_trains_the_shipped_checkpoint_again(tmp_path):
     """The two lines of the training's README: as good as on other processors, and a file that converts to the same
     image processor.

@@ -92,7 +92,7 @@ def test_a_backbone_gives_all_its_maps_by_name(tiny_fields, tmp_path, format):
             assert relative_difference(ours, theirs) < TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("variant", ["b0", "b1", "b2", "b3", "b4", "b5", "b6"])
 def test_every_variant_is_exact_in_openvino(tmp_path, variant):
     pytest.importorskip("openvino", reason="comes with the extra [openvino]")
@@ -102,9 +102,10 @@ def test_every_variant_is_exact_in_openvino(tmp_path, variant):
 
 
 @pytest.mark.slow
-def test_a_large_network_is_exact_everywhere(tmp_path, format):
+@pytest.mark.parametrize("variant", ["b3", "b4"])  # with LAB and without
+def test_a_large_network_is_exact_everywhere(tmp_path, format, variant):
     torch.manual_seed(0)
-    save(hgnetv2_hf.PPHGNetV2ForImageClassification(PPHGNetV2Config.from_variant("b3")), tmp_path / "model")
+    save(hgnetv2_hf.PPHGNetV2ForImageClassification(PPHGNetV2Config.from_variant(variant)), tmp_path / "model")
     assert export_model(tmp_path / "model", tmp_path / "out", format).difference < TOLERANCE
 
 

@@ -319,7 +319,7 @@ def test_killed_twice_it_goes_on_and_ends_with_the_same_bits(tmp_path, canvases,
     assert metrics[0]["AP"] == metrics[1]["AP"] and metrics[0]["best_step"] == metrics[1]["best_step"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_learns_sixteen_images_by_heart_and_detects_what_is_in_them(tmp_path, digits_folder, capsys):
     data = write_canvases(tmp_path / "data", 16)
     options = DetectorOptions(backbone=str(digits_folder), image_size=128, validation_fraction=0)
@@ -388,7 +388,7 @@ def class_losses(folder, data):
     return {name: round(float(losses[f"loss_vfl{name}"]), 3) for name in ("_aux_0", "_aux_1", "")}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_difference_to_transformers_loss_matters(tmp_path, digits_folder, monkeypatch):
     """
     The same data, seed and steps with either loss; what each reaches is printed. Transformers' gives the layer before
@@ -406,7 +406,7 @@ def test_the_difference_to_transformers_loss_matters(tmp_path, digits_folder, mo
     assert layers["original"]["_aux_1"] < layers["transformers"]["_aux_1"] / 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fine_tuning_beats_training_from_scratch(tmp_path, digits_folder):
     base = write_canvases(tmp_path / "base", 64, digits=range(8), seed=1)
     new = write_canvases(tmp_path / "new", 40, digits=(8, 9), seed=3)

@@ -545,7 +545,7 @@ def launch(processes, arguments, environment=None, fails=False):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+@pytest.mark.parametrize("way", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
 def test_two_processes_learn_as_one(scans, tiny, tmp_path, way):
     """The same loss at each of 20 steps, batch norm frozen, and the same weights; killed and resumed, the same bits.
     Without --use_cpu: on a machine without a GPU, processes that a launcher started train together on its CPUs."""
@@ -705,7 +705,7 @@ DIGITS = "--recipe imagenet --flip 0 --crop-scale 0.8 1 --rand-augment none".spl
 DIGITS += "--use_cpu --disable_tqdm true --dataloader_num_workers 0".split()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fine_tuning_beats_training_from_scratch_on_twenty_images_a_class(tmp_path, capsys):
     command = ["train", "digits", "--output", str(tmp_path / "out"), *DIGITS]
     command += "--model digits --head new --classes 5 6 7 8 9 --images-per-class 20 --compare-from-scratch".split()
@@ -717,7 +717,7 @@ def test_fine_tuning_beats_training_from_scratch_on_twenty_images_a_class(tmp_pa
     assert "the same from scratch: accuracy" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_student_of_b0s_shape_reaches_its_teacher(tmp_path):
     command = ["train", "digits", "--output", str(tmp_path / "out"), *DIGITS]
     command += "--model b0 --image-size 32 --teacher digits --ema 0.99 --num_train_epochs 30".split()
