@@ -218,6 +218,14 @@ def tiny_fields():
 
 
 @pytest.fixture(scope="session")
+def detector(make_once):
+    """A folder with a small detector; everybody's, to read."""
+    from small_detector import write_small_detector
+
+    return make_once("small-detector", write_small_detector)
+
+
+@pytest.fixture(scope="session")
 def scans(tmp_path_factory):
     """Scans of the digits as an image folder with `train` and `val`: 12 and 6 of each of four classes."""
     from hgnetv2_hf.data.digits import load_held_out
@@ -255,10 +263,10 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def slow_except(names, *fast):
+def slow_except(names, *fast, mark="slow"):
     """``parametrize``'s values: those named after the first are fast, and the same again for the others is slow."""
     assert set(fast) <= set(names)
-    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    return [name if name in fast else pytest.param(name, marks=getattr(pytest.mark, mark)) for name in names]
 
 
 def golden_input(golden, dtype):

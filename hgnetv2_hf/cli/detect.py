@@ -1,17 +1,38 @@
 """``hgnetv2-hf detect IMAGE… --model DIR --output OUT``: annotated pictures and a table."""
 
-from ._framework import add_command, probability
+from ._framework import add_command, positive_integer, probability
 
 
 def add(commands):
-    parser = add_command(commands, "detect", "Find objects: annotated pictures and a table.")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
+    parser = add_command(commands, "detect", "Find objects: annotated pictures and a table, at full speed.")
+    parser.add_argument("paths", nargs="+", metavar="IMAGE", help="files, folders or globs")
     parser.add_argument(
-        "--model", required=True, metavar="DIR", help="a detector's folder, or a repository on the Hub"
+        "--model", required=True, metavar="DIR", help="a detector's folder or repository, or a folder of `export`"
     )
-    parser.add_argument("--output", required=True, metavar="OUT", help="the folder to write")
+    parser.add_argument(
+        "--output", required=True, metavar="OUT", dest="output_dir",
+        help="the folder to write; the same command continues after an interruption",
+    )  # fmt: skip
     parser.add_argument("--threshold", type=probability, default=0.5, metavar="P", help="default: %(default)s")
-    parser.add_argument("--table", choices=["csv", "jsonl"], default="csv", help="default: %(default)s")
+    parser.add_argument(
+        "--top-k", type=positive_integer, metavar="K", help="objects per image, the surest (default: all)"
+    )
+    parser.add_argument(
+        "--format", "--table", choices=["csv", "jsonl", "coco"], default="csv",
+        help="of the table; coco: results for the COCO tools (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--no-pictures", dest="pictures", action="store_false", help="write the table alone")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16", "auto"],
+        default="float32",
+        help="auto: bfloat16 where the device computes it natively, else float32 (default: %(default)s)",
+    )
+    parser.add_argument("--batch-size", type=positive_integer, default=4, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--workers", type=positive_integer, metavar="N", help="threads that decode and draw (default: one per core)"
+    )
+    parser.add_argument("--device", metavar="DEVICE", help="default: the GPU, if there is one")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder of this command")
     return parser
 
@@ -19,11 +40,4 @@ def add(commands):
 def run(arguments):
     from ..inference.detect import detect
 
-    detect(
-        arguments.images,
-        arguments.model,
-        arguments.output,
-        threshold=arguments.threshold,
-        table=arguments.table,
-        overwrite=arguments.overwrite,
-    )
+    detect(**vars(arguments))

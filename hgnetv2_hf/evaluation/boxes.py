@@ -19,15 +19,20 @@ def best_boxes(logits, boxes, sizes, count=300):
         `list[dict[str, torch.Tensor]]`: per image `scores` `(count,)`, best first, `labels` `(count,)` int64 and
             `boxes` `(count, 4)`, left, top, right, bottom in pixels, not cut at the image's border.
     """
-    heights, widths = torch.as_tensor(sizes).to(boxes).unbind(1)
+    found = surest_boxes(logits, boxes, torch.as_tensor(sizes), count)
+    return [dict(zip(("scores", "labels", "boxes"), each)) for each in zip(*found)]
+
+
+def surest_boxes(logits, boxes, sizes, count):
+    """What [`best_boxes`] gives, as three tensors: scores and labels `(images, count)`, boxes `(images, count, 4)`."""
+    heights, widths = sizes.to(boxes).unbind(1)
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     corners = torch.cat([centre - half, centre + half], -1)
     corners = corners * torch.stack([widths, heights, widths, heights], 1)[:, None]
     scores = logits.sigmoid().flatten(1)
     scores, index = scores.topk(min(count, scores.shape[1]))
     queries, labels = index // logits.shape[2], index % logits.shape[2]
-    corners = corners.gather(1, queries[..., None].expand(-1, -1, 4))
-    return [dict(zip(("scores", "labels", "boxes"), each)) for each in zip(scores, labels, corners)]
+    return scores, labels, corners.gather(1, queries[..., None].expand(-1, -1, 4))
 
 
 def overlaps(boxes, others, crowd=None):

@@ -169,6 +169,32 @@ def atomic_folder(output_dir):
 
 
 @contextlib.contextmanager
+def resumable_folder(output_dir, key):
+    """
+    As [`atomic_folder`], but where the block ends with an error, what it wrote stays for the next run with this key.
+
+    Args:
+        output_dir (`str` or `os.PathLike`): the folder.
+        key (`str`): what the content depends on.
+    """
+    target = Path(output_dir).absolute()
+    staging = target.with_name(f".{target.name}.{key}.unfinished")
+    try:
+        staging.mkdir(exist_ok=True)
+        try:
+            yield staging
+        except BaseException:
+            if not any(file.stat().st_size for file in staging.rglob("*")):
+                shutil.rmtree(staging, ignore_errors=True)  # it had not begun
+            raise
+        _publish(staging, target)
+        for other in target.parent.glob(f".{glob.escape(target.name)}.*.unfinished"):
+            shutil.rmtree(other, ignore_errors=True)  # of other keys, and what was replaced: the output is there now
+    except OSError as error:
+        raise OutputError(f"Cannot write {output_dir}: {error.strerror or error}.") from error
+
+
+@contextlib.contextmanager
 def atomic_file(path):
     """Gives a path next to ``path`` that takes its name when the block ends without an error; on disk before that.
 

@@ -69,6 +69,21 @@ def _files(path):
         yield from sorted(glob.glob(path, recursive=True))
 
 
+def file_stamp(path):
+    """Changes when a file is replaced; ``None`` of one that cannot be looked at."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def folder_stamp(folder):
+    """Changes when a local model changes; empty of one that is on the Hub."""
+    files = sorted(file for file in Path(folder).glob("**/*") if file.is_file())
+    return [[str(file.relative_to(folder)), *file_stamp(file)] for file in files]
+
+
 def printable_path(path):
     """
     A path as tables and printed rows show it, always valid UTF-8: as it is, or its `file://` URI where it is not.

@@ -33,7 +33,7 @@ from transformers.image_utils import load_image
 from ..backbone import check_name, load_image_processor
 from ..errors import InferenceError, raised_as
 from ..files.atomic import atomic_file, lock
-from ..files.images import UNREADABLE, find_images, printable_path
+from ..files.images import UNREADABLE, file_stamp, find_images, folder_stamp, printable_path
 from ..files.processes import in_main_process, number_of_processes
 from ..structure import contains_hgnetv2
 from ..wording import counted, printable, sentence
@@ -110,7 +110,7 @@ def _classify(paths, model, output, top_k, batch_size, dtype, compile, workers, 
 
     total = sum(1 for _ in files())
     network = _load(model, dtype, compile, batch_size, processes.device)
-    run = [os.path.abspath(model), _stamp(model), top_k, dtype]
+    run = [os.path.abspath(model), folder_stamp(model), top_k, dtype]
     with _journals(output, run, processes) as journals:
         journal = journals[processes.process_index] if journals else None
         resumed = _resume(journal, files()) if journal else 0
@@ -220,7 +220,7 @@ def _rows(files, network, top_k, batch_size, workers):
     with ThreadPoolExecutor(workers) as pool:
         ahead = deque()
         for file in files:
-            ahead.append((file, _file_stamp(file), pool.submit(_decode, network, file)))
+            ahead.append((file, file_stamp(file), pool.submit(_decode, network, file)))
             if len(ahead) == batch_size * _BATCHES_AHEAD:
                 yield _batch([ahead.popleft() for _ in range(batch_size)], network, top_k)
         while ahead:
@@ -263,20 +263,6 @@ def _line(row):
     return printable(f"{printable_path(row['image'])}: {labels}")
 
 
-def _file_stamp(file):
-    """Changes when a file is replaced; ``None`` of one that cannot be looked at."""
-    try:
-        status = os.stat(file)
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _stamp(folder):
-    """Changes when a local model changes."""
-    return sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in Path(folder).glob("*"))
-
-
 @contextlib.contextmanager
 def _journals(output, run, processes):
     """The journals of this output and run, one per process, open at their ends; removed unless the block raises."""
@@ -306,7 +292,7 @@ def _resume(journal, files):
     while (line := journal.readline()).endswith("\n"):
         try:
             row, file = json.loads(line), next(files, None)
-            if row["image"] != file or row["stamp"] != _file_stamp(file):
+            if row["image"] != file or row["stamp"] != file_stamp(file):
                 break
         except (ValueError, KeyError, TypeError):
             break

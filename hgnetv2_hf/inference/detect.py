@@ -1,103 +1,196 @@
-"""Objects in images, to look at: annotated pictures and a table, through ``pipeline("object-detection")``."""
+"""Objects in many image files, as pictures to look at and a table: decoding, network and drawing beside each other, in
+order, resumable.
+
+Pictures and a journal, one JSON line per image, grow in a hidden folder beside the output. When the last image is
+there, the journal becomes the table and the folder takes the output's name. An interrupted run leaves the hidden
+folder, and the next run with the same model and options continues after the journal's last whole line.
+"""
 
 import csv
+import hashlib
+import itertools
 import json
+import os
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import PIL.Image
 import PIL.ImageOps
 from tqdm.auto import tqdm
 
-from ..backbone import check_name, load_image_processor
 from ..data.drawing import draw_boxes
 from ..errors import InferenceError, raised_as
-from ..files.atomic import atomic_folder, claim
-from ..files.images import UNREADABLE, find_images, printable_path
+from ..files.atomic import claim, resumable_folder
+from ..files.images import UNREADABLE, file_stamp, find_images, folder_stamp, printable_path
 from ..wording import counted, printable, sentence
-from .predictors import load_whole
-from .runtime import is_exported
+from .detections import SIDES, as_objects
+from .predictors import load_predictor, recognise
 
 
-TABLES = {"csv": "detections.csv", "jsonl": "detections.jsonl"}
-_COLUMNS = ("image", "label", "score", "xmin", "ymin", "xmax", "ymax", "error")
+FORMATS = {"csv": "detections.csv", "jsonl": "detections.jsonl", "coco": "detections.json"}
+_COCO_IMAGES = "images.json"  # what the ids of COCO's results mean
+_COLUMNS = ("image", "label", "score", *SIDES, "error")
+_JOURNAL = ".journal.jsonl"
+_BATCHES_AHEAD = 2
 
 
 @raised_as(InferenceError)
-def detect(paths, model, output_dir, threshold=0.5, table="csv", overwrite=False, show=print):
+def detect(
+    paths, model, output_dir, threshold=0.5, format="csv", overwrite=False, show=print, top_k=None, pictures=True,
+    dtype="float32", batch_size=4, workers=None, device=None,
+):  # fmt: skip
     """
     Finds objects and writes a folder with one annotated picture per image and a table with a row per object.
 
     Args:
-        paths (`list[str]`): files, folders or globs.
-        model (`str` or `os.PathLike`): a detector's folder or repository.
+        paths (`list[str]`): files, folders (with those inside) or globs.
+        model (`str` or `os.PathLike`): a detector's folder or repository, or a folder of `hgnetv2-hf export`.
         output_dir (`str` or `os.PathLike`): the folder to write; complete or absent.
-        threshold (`float`, defaults to 0.5): scores below are left out, 0…1.
-        table (`"csv"` or `"jsonl"`, defaults to `"csv"`): the form of the table; boxes in pixels of the upright image.
+        threshold (`float`, defaults to 0.5): objects have a score above it, 0…1.
+        format (`"csv"`, `"jsonl"` or `"coco"`, defaults to `"csv"`): the form of the table; boxes in pixels of the
+            upright image. `"coco"` is the results file of the COCO tools, and `images.json` says which file each
+            `image_id` is.
         overwrite (`bool`, defaults to `False`): replace an existing folder of this command.
         show (callable, defaults to `print`): receives the summary.
+        top_k (`int`, *optional*): so many objects per image at most, the surest.
+        pictures (`bool`, defaults to `True`): otherwise only the table is written.
+        dtype (`str`, defaults to `"float32"`): or `"bfloat16"`, `"float16"`, `"auto"` (bfloat16 where it is native,
+            else float32): the precision of the network.
+        batch_size (`int`, defaults to 4): images per call of the network.
+        workers (`int`, *optional*): threads that decode and draw; by default one per core.
+        device (`str`, *optional*): such as `"cpu"` or `"cuda"`; by default the GPU, if there is one.
 
     Returns:
-        `list[dict]`: the rows; an image that cannot be read is a row with its error.
+        `dict`: `images`, `unreadable`, `objects`, `resumed` (images that an earlier, interrupted run had done), and
+            `images_per_second` of this run, the loading of the model apart.
 
     Raises:
-        `InferenceError`: there are no images, the model is no detector, or the folder cannot be written.
+        `InferenceError`: there are no images, the model is no detector, or the folder cannot be written. An image that
+            cannot be read is no error: its row says why.
     """
-    with claim(output_dir, overwrite=overwrite, marker=TABLES[table]):
-        return _detect(list(find_images(paths)), model, output_dir, threshold, table, show)
+    for name, value in (("top_k", top_k), ("batch_size", batch_size), ("workers", workers)):
+        if value is not None and value < 1:
+            raise InferenceError(f"Unsupported {name} {value}: expected a positive whole number.")
+    if format not in FORMATS:
+        raise InferenceError(f"There is no format {format!r}: {', '.join(FORMATS)}.")
+    with claim(output_dir, overwrite=overwrite, marker=FORMATS[format]):
+        total = sum(1 for _ in find_images(paths))
+        detector = recognise(model)
+        if detector.task != "detector":
+            raise InferenceError(f"{detector.name} is a classifier, not a detector; use classify.")
+        predictor = load_predictor(detector, dtype, device)
+        key = _key(model, threshold, top_k, pictures, dtype)
+        batch_size = min(batch_size, detector.largest_batch or batch_size)
+        with resumable_folder(output_dir, key) as folder:
 
+            def finish(image, found, picture):
+                objects = as_objects(found, detector.labels, threshold, top_k)
+                if picture is not None:
+                    _draw(image, objects).save(folder / picture)
+                return objects
 
-def _detect(images, model, output_dir, threshold, table, show):
-    detector = _pipeline(model)
-    rows = []
-    with atomic_folder(output_dir) as folder:
-        names = _unique_names(images)
-        for path, name in tqdm(list(zip(images, names)), desc="detect", unit="image", mininterval=0.5):
-            try:
-                image = _open(path)
-            except UNREADABLE as error:
-                rows.append({"image": path, "error": sentence(error)})
-                continue
-            objects = _found(detector, image, threshold, model)
-            _draw(image, objects).save(folder / name)
-            rows += [
-                {"image": path, "label": each["label"], "score": round(float(each["score"]), 6), **each["box"]}
-                for each in objects
-            ]
-        _write_table(rows, folder / TABLES[table])
-    failed = sum("error" in row for row in rows)
+            with open(folder / _JOURNAL, "a+", encoding="utf-8", errors="replace") as journal:
+                used = set() if pictures else None
+                resumed = _resume(journal, find_images(paths), used)
+                files = itertools.islice(find_images(paths), resumed, None)
+                start = time.perf_counter()
+                with tqdm(total=total, initial=resumed, desc="detect", unit="image", mininterval=0.5) as progress:
+                    for row in _rows(files, predictor, finish, used, batch_size, workers or os.cpu_count() or 1):
+                        journal.write(json.dumps(row) + "\n")
+                        journal.flush()
+                        progress.update()
+                seconds = max(time.perf_counter() - start, 1e-9)
+                objects, unreadable = _write_table(journal, folder, format, detector.labels)
+            (folder / _JOURNAL).unlink()
     show(
-        f"{counted(len(rows) - failed, 'object')} in {counted(len(images) - failed, 'image')} -> "
-        f"{printable_path(output_dir)} "
-        f"(pictures and {TABLES[table]})" + (f"; {counted(failed, 'image')} could not be read" if failed else "")
+        f"{counted(objects, 'object')} in {counted(total - unreadable, 'image')} -> {printable_path(output_dir)} "
+        f"({'pictures and ' if pictures else ''}{FORMATS[format]})"
+        + (f"; {counted(unreadable, 'image')} could not be read" if unreadable else "")
+        + (f"; continued after {counted(resumed, 'image')} of an interrupted run" if resumed else "")
     )
+    speed = (total - resumed) / seconds
+    counts = {"images": total, "unreadable": unreadable, "objects": objects, "resumed": resumed}
+    return {**counts, "images_per_second": speed}
+
+
+def _key(model, *options):
+    """Changes with the model and what else the journal depends on."""
+    run = [os.path.abspath(model), folder_stamp(model), *options]
+    return hashlib.sha256(json.dumps(run).encode()).hexdigest()[:12]
+
+
+def _resume(journal, files, used):
+    """How many whole rows of the same, unchanged files the journal holds; what follows is cut off. The names of their
+    pictures go to ``used``."""
+    journal.seek(0)
+    rows, end = 0, 0
+    while (line := journal.readline()).endswith("\n"):
+        try:
+            row, file = json.loads(line), next(files, None)
+            if row["image"] != file or row["stamp"] != file_stamp(file):
+                break
+            if used is not None:
+                used.add(row["picture"])
+        except (ValueError, KeyError, TypeError):
+            break
+        rows, end = rows + 1, journal.tell()
+    journal.seek(end)
+    journal.truncate()
     return rows
 
 
-def _found(detector, image, threshold, model):
+def _rows(files, predictor, finish, used, batch_size, workers):
+    """A row per file, in their order. At most a few batches are decoded ahead of the network, and drawn behind it."""
+    with ThreadPoolExecutor(workers) as pool:
+        ahead, behind = deque(), deque()
+
+        def compute(count):
+            waiting = [ahead.popleft() for _ in range(count)]
+            decoded = [future.result() for _, future in waiting]
+            good = [each for each in decoded if not isinstance(each, str)]
+            found = iter(_answers(predictor, good))
+            for (file, _), each in zip(waiting, decoded):
+                row = {"image": file, "stamp": file_stamp(file), "picture": None, "error": None}
+                if isinstance(each, str):
+                    behind.append((pool.submit(list), {**row, "error": each}))
+                    continue
+                row["picture"] = None if used is None else _unused_name(file, used)
+                behind.append((pool.submit(finish, each[0], next(found), row["picture"]), row))
+
+        def finished():
+            future, row = behind.popleft()
+            return {**row, "objects": future.result()}
+
+        for file in files:
+            ahead.append((file, pool.submit(_decode, predictor, file)))
+            if len(ahead) == batch_size * _BATCHES_AHEAD:
+                compute(batch_size)
+            while len(behind) > batch_size * _BATCHES_AHEAD:
+                yield finished()
+        while ahead:
+            compute(min(batch_size, len(ahead)))
+        while behind:
+            yield finished()
+
+
+def _decode(predictor, file):
+    """The image and its pixels for the network, or the error as text."""
     try:
-        return detector(image, threshold=threshold)
+        image = _open(file)
+        return image, predictor.pixels(image)
+    except UNREADABLE as error:
+        return sentence(error)
+
+
+def _answers(predictor, decoded):
+    if not decoded:
+        return []
+    try:
+        return predictor([pixels for _, pixels in decoded], [(image.height, image.width) for image, _ in decoded])
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise InferenceError(f"{model} cannot be run: {sentence(error)[:300]}") from error
-
-
-def _pipeline(model):
-    from transformers import AutoConfig, pipeline
-
-    check_name(model)
-    if is_exported(model):
-        raise InferenceError(
-            f"{model} is an exported folder, which detect does not run yet; evaluate and load_exported do."
-        )
-    try:
-        architectures = AutoConfig.from_pretrained(str(model)).architectures or []
-        classifier = next((name for name in architectures if name.endswith("ForImageClassification")), None)
-        if classifier is not None:
-            article = "an" if classifier[0] in "AEIOU" else "a"
-            raise InferenceError(f"{model} holds {article} {classifier}, not a detector; use classify.")
-        loaded, processor = load_whole(str(model), "detector"), load_image_processor(str(model))
-        return pipeline("object-detection", model=loaded, image_processor=processor)
-    except (ValueError, OSError, KeyError, ImportError, RuntimeError, TypeError) as error:
-        raise InferenceError(f"{model} is no detector that can be loaded: {sentence(error)[:300]}") from error
+        raise InferenceError(f"The model cannot be run: {sentence(error)[:300]}") from error
 
 
 def _open(path):
@@ -105,33 +198,85 @@ def _open(path):
         return PIL.ImageOps.exif_transpose(image).convert("RGB")
 
 
-def _unique_names(images):
-    """A PNG per image, named after it; images of the same name are numbered."""
-    names, used = [], set()
-    for path in images:
-        stem = Path(path).stem
-        name, number = f"{stem}.png", 2
-        while name in used:
-            name, number = f"{stem}-{number}.png", number + 1
-        used.add(name)
-        names.append(name)
-    return names
+def _unused_name(path, used):
+    """A PNG named after its image; images of the same name are numbered."""
+    stem = Path(path).stem
+    name, number = f"{stem}.png", 2
+    while name in used:
+        name, number = f"{stem}-{number}.png", number + 1
+    used.add(name)
+    return name
 
 
 def _draw(image, objects):
     objects = sorted(objects, key=lambda each: each["score"])  # the surest on top
-    boxes = [[each["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for each in objects]
+    boxes = [[each["box"][side] for side in SIDES] for each in objects]
     captions = [f"{each['label']} {each['score']:.2f}" for each in objects]
     return draw_boxes(image, boxes, [each["label"] for each in objects], captions)
 
 
-def _write_table(rows, path):
-    rows = [{**row, "image": printable_path(row["image"])} for row in rows]
-    rows = [{name: printable(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows]
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        if path.suffix == ".jsonl":
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        else:
-            writer = csv.DictWriter(file, _COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+def _write_table(journal, folder, format, labels):
+    """Turns the journal into the table; returns how many objects there are, and how many unreadable images."""
+    counts = {"objects": 0, "unreadable": 0}
+
+    def rows():
+        journal.seek(0)
+        for line in journal:
+            row = json.loads(line)
+            counts["objects"] += len(row["objects"])
+            counts["unreadable"] += row["error"] is not None
+            yield row
+
+    _WRITERS[format](rows(), folder, labels)
+    return counts["objects"], counts["unreadable"]
+
+
+def _flat(rows):
+    """A row per object, and one per image that could not be read."""
+    for row in rows:
+        image = printable_path(row["image"])
+        if row["error"] is not None:
+            yield {"image": image, "error": printable(row["error"])}
+        for each in row["objects"]:
+            box = {side: round(value, 2) for side, value in each["box"].items()}
+            yield {"image": image, "label": printable(each["label"]), "score": round(each["score"], 6), **box}
+
+
+def _write_csv(rows, folder, labels):
+    with open(folder / FORMATS["csv"], "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, _COLUMNS)
+        writer.writeheader()
+        writer.writerows(_flat(rows))
+
+
+def _write_jsonl(rows, folder, labels):
+    with open(folder / FORMATS["jsonl"], "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in _flat(rows))
+
+
+def _write_coco(rows, folder, labels):
+    """``image_id`` is the position of the image, from 1; ``category_id`` the model's index of the class."""
+    index = {label: number for number, label in enumerate(labels)}
+    with (
+        open(folder / FORMATS["coco"], "w", encoding="utf-8") as results,
+        open(folder / _COCO_IMAGES, "w", encoding="utf-8") as images,
+    ):
+        results.write("[")
+        categories = json.dumps([{"id": number, "name": label} for number, label in enumerate(labels)])
+        images.write(f'{{"categories": {categories}, "images": [')
+        separator = ""
+        for number, row in enumerate(rows, 1):
+            image = {"id": number, "file_name": printable_path(row["image"])}
+            image.update({"error": printable(row["error"])} if row["error"] is not None else {})
+            images.write(("" if number == 1 else ",") + "\n" + json.dumps(image))
+            for each in row["objects"]:
+                left, top, right, bottom = (each["box"][side] for side in SIDES)
+                box = [round(value, 3) for value in (left, top, right - left, bottom - top)]
+                result = {"image_id": number, "category_id": index[each["label"]], "bbox": box}
+                results.write(separator + "\n" + json.dumps({**result, "score": round(each["score"], 6)}))
+                separator = ","
+        results.write("\n]\n")
+        images.write("\n]}\n")
+
+
+_WRITERS = {"csv": _write_csv, "jsonl": _write_jsonl, "coco": _write_coco}

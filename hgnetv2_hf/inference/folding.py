@@ -46,7 +46,7 @@ class FoldedConvLayer(nn.Module):
         self.minimum = minimum
         self.maximum = maximum
         self.fused = False
-        self._packed_for, self._packed = None, None
+        self._packed = (None, None)  # for which shape, and the weight: one assignment, for the sake of threads
 
     def forward(self, hidden_state):
         if self.fused and _onednn_takes(hidden_state):
@@ -78,19 +78,20 @@ class FoldedConvLayer(nn.Module):
     def _packed_weight(self, shape):
         """The weight in the order that oneDNN wants for this shape. The wrong one would be reordered at every call."""
         wanted_for = (shape, self.weight._version)
-        if self._packed_for != wanted_for:
-            self._packed = torch.ops.mkldnn._reorder_convolution_weight(
+        packed_for, packed = self._packed
+        if packed_for != wanted_for:
+            packed = torch.ops.mkldnn._reorder_convolution_weight(
                 self.weight.detach(), self.padding, self.stride, self.dilation, self.groups, list(shape)
             )
-            self._packed_for = wanted_for
-        return self._packed
+            self._packed = (wanted_for, packed)
+        return packed
 
     def _apply(self, *args, **kwargs):
-        self._packed_for, self._packed = None, None
+        self._packed = (None, None)
         return super()._apply(*args, **kwargs)
 
     def __getstate__(self):  # packed weights can be neither copied nor pickled
-        return {**self.__dict__, "_packed_for": None, "_packed": None}
+        return {**self.__dict__, "_packed": (None, None)}
 
     def extra_repr(self):
         out_channels, in_channels = self.weight.shape[:2]

@@ -3,11 +3,9 @@ folders, models in memory."""
 
 import copy
 import dataclasses
-import inspect
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Optional
 
 import numpy as np
@@ -16,11 +14,11 @@ from transformers import AutoConfig, AutoModelForImageClassification, AutoModelF
 
 from ..backbone import check_name, load_image_processor
 from ..errors import InferenceError
-from ..evaluation.boxes import best_boxes
 from ..files.images import printable_path
 from ..model.heads import check_heads
 from ..structure import contains_hgnetv2
 from ..wording import sentence
+from .detections import detections_of
 from .optimize import optimize_for_inference
 from .precision import fastest_dtype, warn_if_emulated
 from .runtime import DESCRIPTION, is_exported, load_exported
@@ -85,7 +83,11 @@ def _recognise_exported(folder, name):
     try:
         description = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))
         task, runtime = _EXPORTED.get(tuple(description["outputs"])), description["format"]
-        largest = 1 if task == "detector" else (description.get("maximum") or {}).get("batch")
+        shapes = description.get("shapes")
+        if shapes is None:  # of an older version, whose detectors take one image
+            largest = 1 if task == "detector" else (description.get("maximum") or {}).get("batch")
+        else:
+            largest = shapes["batch_size"] or shapes["largest_batch"]
         config = AutoConfig.from_pretrained(folder)
     except (*_UNLOADABLE, TypeError, AttributeError) as error:
         raise InferenceError(f"{name} is no exported folder that can be read: {sentence(error)[:300]}") from error
@@ -230,21 +232,9 @@ def _load_exported(recognised, dtype, device):
 
 
 def _answers(recognised, processor):
-    if recognised.task == "classifier":
-        return lambda outputs, sizes: list(outputs["logits"].numpy())
-    own = getattr(processor, "post_process_object_detection", None)
-    is_focal = own is None or "use_focal_loss" in inspect.signature(own).parameters  # RT-DETR's, and what uses it
-
-    def detections(outputs, sizes):
-        if is_focal:
-            found = best_boxes(outputs["logits"], outputs["pred_boxes"], sizes, outputs["logits"].shape[1])
-        else:
-            found = own(SimpleNamespace(**outputs), threshold=0.0, target_sizes=[tuple(size) for size in sizes])
-        found = [{name: each[name].numpy() for name in ("scores", "labels", "boxes")} for each in found]
-        order = [np.argsort(-each["scores"], kind="stable") for each in found]
-        return [{name: array[rows] for name, array in each.items()} for each, rows in zip(found, order)]
-
-    return detections
+    if recognised.task == "detector":
+        return detections_of(processor)
+    return lambda outputs, sizes: list(outputs["logits"].numpy())
 
 
 def threads():

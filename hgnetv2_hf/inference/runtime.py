@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import threading
 import warnings
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -10,15 +11,31 @@ from typing import Any, Optional, Union
 import numpy as np
 import torch
 import transformers
+from transformers.image_utils import load_image
 
 from ..backbone import load_image_processor
 from ..errors import InferenceError, raised_as
 from ..wording import sentence
+from .detections import END_TO_END, as_objects, detections_of
 from .precision import PrecisionWarning, is_native_in_openvino
 
 
-FORMATS = {"onnx": "model.onnx", "openvino": "model.xml", "executorch": "model.pte"}
+# The file of each format and precision; ONNX lies and is called as Transformers.js looks for it.
+FORMATS = {
+    ("onnx", "float32"): "onnx/model.onnx",
+    ("onnx", "float16"): "onnx/model_fp16.onnx",
+    ("onnx", "int8"): "onnx/model_quantized.onnx",
+    ("openvino", "float32"): "model.xml",
+    ("openvino", "float16"): "model.xml",
+    ("openvino", "int8"): "model.xml",
+    ("executorch", "float32"): "model.pte",
+}
 DESCRIPTION = "export.json"
+_OLDER = {
+    "onnx": "model.onnx",
+    "openvino": "model.xml",
+    "executorch": "model.pte",
+}  # without "file" in the description
 
 
 def is_exported(folder: Union[str, os.PathLike]) -> bool:
@@ -28,8 +45,8 @@ def is_exported(folder: Union[str, os.PathLike]) -> bool:
 
 @raised_as(InferenceError)
 def load_exported(
-    folder: Union[str, os.PathLike], dtype: str = "float32", threads: Optional[int] = None
-) -> Union["ExportedModel", "ExportedImageClassifier"]:
+    folder: Union[str, os.PathLike], dtype: str = "float32", threads: Optional[int] = None, end_to_end: bool = False
+) -> Union["ExportedModel", "ExportedImageClassifier", "ExportedObjectDetector"]:
     """
     Loads what `hgnetv2-hf export` wrote.
 
@@ -38,9 +55,12 @@ def load_exported(
         dtype (`"float32"`, `"bfloat16"` or `"auto"`, defaults to `"float32"`): what OpenVINO computes in; the others
             have one. `"auto"` is bfloat16 where OpenVINO computes it natively on this processor, else float32.
         threads (`int`, *optional*): CPU threads; by default the runtime's choice.
+        end_to_end (`bool`, defaults to `False`): a detector's graph with the post-processing inside.
 
     Returns:
-        `ExportedImageClassifier` for a classifier, else `ExportedModel`; `.dtype` says what is computed.
+        `ExportedImageClassifier` for a classifier, `ExportedObjectDetector` for a detector, else `ExportedModel`;
+            `.dtype` says what is computed. It may be called by several threads; OpenVINO and ExecuTorch compute one
+            call after the other.
 
     Raises:
         `InferenceError`: no such folder, a damaged file, or the runtime is not installed.
@@ -62,19 +82,22 @@ def load_exported(
     try:
         description = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))
         start = _RUNTIMES[description["format"]]
-        names = description["outputs"]
+        names = list(END_TO_END) if end_to_end else description["outputs"]
+        is_openvino = description["format"] == "openvino"
+        file = description.get("end_to_end") if end_to_end else description.get("file", _OLDER[description["format"]])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InferenceError(f"{folder} holds no model that `hgnetv2-hf export` wrote ({DESCRIPTION}).") from error
-    is_openvino = description["format"] == "openvino"
+    if file is None:
+        raise InferenceError(f"{folder} has no graph with the post-processing inside; export it with --end-to-end.")
+    path = Path(folder) / file
     if dtype not in ("float32", "bfloat16", "auto") or (dtype == "bfloat16" and not is_openvino):
         raise InferenceError(
             f"A folder for {description['format']} does not run in {dtype}: float32 always works, bfloat16 in "
             "openvino."
         )
-    path = Path(folder) / FORMATS[description["format"]]
     try:
         computed = _openvino_dtype(dtype) if is_openvino else "float32"
-        run = start(path, computed, threads, description)
+        run = start(path, computed, threads, names, _largest_batch(description))
     except ImportError as error:
         raise InferenceError(
             f'{error.name} is not installed: pip install "hgnetv2-hf[{description["format"]}]".'
@@ -87,34 +110,78 @@ def load_exported(
             PrecisionWarning,
             stacklevel=3,  # `raised_as` is a frame too
         )
-    is_classifier = names == ["logits"]
-    return (ExportedImageClassifier if is_classifier else ExportedModel)(folder, names, run, computed)
+    if fixed := (description.get("shapes") or {}).get("batch_size"):
+        run = _in_batches_of(fixed, run)
+    return _CLASSES.get(tuple(names), ExportedModel)(folder, names, run, computed, description)
+
+
+def _largest_batch(description):
+    older = description.get("maximum") or {}
+    return (description.get("shapes") or {}).get("largest_batch") or older.get("batch")
+
+
+def _in_batches_of(count, run):
+    """Any number of images for a graph that takes so many: the last ones are repeated, and cut off."""
+
+    def run_all(*inputs):
+        total = len(inputs[0])
+        parts = []
+        for start in range(0, total, count):
+            part = [array[start : start + count] for array in inputs]
+            part = [np.concatenate([array, np.repeat(array[-1:], count - len(array), 0)]) for array in part]
+            parts.append(run(*part))
+        return [np.concatenate(outputs)[:total] for outputs in zip(*parts)]
+
+    return run_all
 
 
 class ExportedModel:
     """A model in another runtime: `(batch, channels, height, width)` float32 in, named arrays out."""
 
-    def __init__(self, folder, names, run, dtype):
+    def __init__(self, folder, names, run, dtype, description):
         self.folder = os.fspath(folder)
+        self.format = description["format"]
         self.names = names
         self.dtype = dtype
         self._run = run
+        self._shapes = description.get("shapes") or {}
 
-    def run(self, pixel_values: Union[np.ndarray, torch.Tensor]) -> dict[str, np.ndarray]:
+    def run(
+        self, pixel_values: Union[np.ndarray, torch.Tensor], sizes: Union[np.ndarray, torch.Tensor, None] = None
+    ) -> dict[str, np.ndarray]:
         """
         Args:
             pixel_values (`np.ndarray` or `torch.Tensor`): normalised images, `(batch, channels, height, width)`.
+            sizes (`np.ndarray` or `torch.Tensor`, *optional*): height and width of each image before preprocessing,
+                `(batch, 2)`; of a detector with `end_to_end` only.
 
         Returns:
-            `dict[str, np.ndarray]`: `logits`; or a map per stage of a backbone; or `logits` and `pred_boxes`.
+            `dict[str, np.ndarray]`: `logits`; or a map per stage of a backbone; or `logits` and `pred_boxes`; or
+                `labels`, `boxes` and `scores`.
 
         Raises:
-            `ValueError`: NaN or infinite values, which some runtimes turn into ordinary numbers.
+            `ValueError`: NaN or infinite values, which some runtimes turn into ordinary numbers; or a size that the
+                graph does not take.
         """
         pixel_values = np.ascontiguousarray(pixel_values, dtype=np.float32)
+        self._check(pixel_values)
+        inputs = [pixel_values] if sizes is None else [pixel_values, np.ascontiguousarray(sizes, dtype=np.int64)]
+        return dict(zip(self.names, self._run(*inputs)))
+
+    def _check(self, pixel_values):
         if not np.isfinite(pixel_values.sum(dtype=np.float64)):
             raise ValueError("`pixel_values` holds NaN or infinite values.")
-        return dict(zip(self.names, self._run(pixel_values)))
+        if pixel_values.ndim != 4:
+            raise ValueError(f"Expected (batch, channels, height, width), got shape {pixel_values.shape}.")
+        size, fixed = list(pixel_values.shape[2:]), self._shapes.get("image_size")
+        multiple = self._shapes.get("multiple") or 1
+        if fixed is not None and size != list(fixed):
+            raise ValueError(f"{self.folder} takes images of {fixed[0]}×{fixed[1]} only, not {size[0]}×{size[1]}.")
+        if any(side % multiple for side in size):
+            raise ValueError(
+                f"Images of {size[0]}×{size[1]} do not fit {self.folder}: height and width are multiples of "
+                f"{multiple}."
+            )
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self.run(*args, **options)
@@ -123,8 +190,8 @@ class ExportedModel:
 class ExportedImageClassifier(ExportedModel):
     """Called like `pipeline("image-classification")`: images in, labels and scores out."""
 
-    def __init__(self, folder, names, run, dtype):
-        super().__init__(folder, names, run, dtype)
+    def __init__(self, folder, names, run, dtype, description):
+        super().__init__(folder, names, run, dtype, description)
         self.config = transformers.AutoConfig.from_pretrained(folder)
         self.image_processor = load_image_processor(folder)
 
@@ -143,6 +210,34 @@ class ExportedImageClassifier(ExportedModel):
         return best[0] if single and len(best) == 1 else best
 
 
+class ExportedObjectDetector(ExportedModel):
+    """Called like `pipeline("object-detection")`: images in; labels, scores and boxes out."""
+
+    def __init__(self, folder, names, run, dtype, description):
+        super().__init__(folder, names, run, dtype, description)
+        self.config = transformers.AutoConfig.from_pretrained(folder)
+        self.image_processor = load_image_processor(folder)
+        self._choose = detections_of(self.image_processor)
+
+    def __call__(self, images: Any, threshold: float = 0.5) -> list[Any]:
+        """
+        Args:
+            images: a path, a PIL image, or a list of them.
+            threshold (`float`, defaults to 0.5): scores above it.
+
+        Returns:
+            `list[dict]` with `label`, `score` and `box` (`xmin`, `ymin`, `xmax`, `ymax` in pixels), best first; for
+            several images a list of those.
+        """
+        single = not isinstance(images, (list, tuple))
+        loaded = [load_image(image) for image in ([images] if single else images)]
+        sizes = [(image.height, image.width) for image in loaded]
+        outputs = self.run(self.image_processor(loaded, return_tensors="pt")["pixel_values"])
+        outputs = {name: torch.from_numpy(np.array(array)) for name, array in outputs.items()}
+        found = [as_objects(each, self.config.id2label, threshold) for each in self._choose(outputs, sizes)]
+        return found[0] if single else found
+
+
 def top_labels(logits, config, top_k):
     """``pipeline``'s answer for the logits of one image: ``[{"label": …, "score": …}, …]``, best first."""
     logits = np.asarray(logits, dtype=np.float32)
@@ -155,13 +250,17 @@ def top_labels(logits, config, top_k):
     return [{"label": config.id2label[int(index)], "score": float(scores[index])} for index in best]
 
 
-def _start_onnx(path, dtype, threads, description):
+_CLASSES = {("logits",): ExportedImageClassifier, ("logits", "pred_boxes"): ExportedObjectDetector}
+
+
+def _start_onnx(path, dtype, threads, names, largest_batch):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     session = onnxruntime.InferenceSession(str(path), options, providers=onnxruntime.get_available_providers())
-    return lambda pixel_values: session.run(description["outputs"], {session.get_inputs()[0].name: pixel_values})
+    inputs = [each.name for each in session.get_inputs()]
+    return lambda *arrays: session.run(names, dict(zip(inputs, arrays)))
 
 
 @functools.lru_cache(maxsize=1)
@@ -180,32 +279,36 @@ def _openvino_dtype(asked):
     return "bfloat16"
 
 
-def _start_openvino(path, dtype, threads, description):
+def _start_openvino(path, dtype, threads, names, largest_batch):
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bfloat16" else "f32"}
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     request = openvino_core().compile_model(path, "CPU", options).create_infer_request()
+    one_at_a_time = threading.Lock()
 
-    def run(pixel_values):
-        outputs = request.infer([pixel_values], share_inputs=True)
-        return [outputs[index] for index in range(len(description["outputs"]))]
+    def run(*arrays):
+        with one_at_a_time:
+            outputs = request.infer(list(arrays), share_inputs=True)
+            return [outputs[index] for index in range(len(names))]
 
     return run
 
 
-def _start_executorch(path, dtype, threads, description):
+def _start_executorch(path, dtype, threads, names, largest_batch):
     import torch
     from executorch.runtime import Runtime
 
     method = Runtime.get().load_program(str(path)).load_method("forward")
-    largest = description["maximum"]["batch"]
+    one_at_a_time = threading.Lock()
 
     def run(pixel_values):
-        parts = [
-            method.execute([torch.from_numpy(np.ascontiguousarray(pixel_values[start : start + largest]))])
-            for start in range(0, len(pixel_values), largest)
-        ]
-        return [np.concatenate([part[index].numpy().copy() for part in parts]) for index in range(len(parts[0]))]
+        largest = largest_batch or len(pixel_values)
+        with one_at_a_time:
+            parts = [
+                [output.numpy().copy() for output in method.execute([torch.from_numpy(np.ascontiguousarray(part))])]
+                for part in (pixel_values[start : start + largest] for start in range(0, len(pixel_values), largest))
+            ]
+        return [np.concatenate(outputs) for outputs in zip(*parts)]
 
     return run
 

@@ -1,8 +1,6 @@
 """Detectors: whole published ones converted, compared with their programs, and loaded in stock Transformers too."""
 
-import csv
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -31,7 +29,7 @@ from hgnetv2_hf.conversion.source import find_source
 from hgnetv2_hf.conversion.weight_file import read_weights
 from hgnetv2_hf.errors import InferenceError
 from hgnetv2_hf.hub.published import PUBLISHED
-from hgnetv2_hf.inference.detect import _draw, detect
+from hgnetv2_hf.inference.detect import detect
 from hgnetv2_hf.model.heads import check_heads
 
 
@@ -665,7 +663,7 @@ def test_a_backbone_that_does_not_fit_is_refused_by_name_and_changes_nothing(fre
 
 @pytest.mark.parametrize("tie", [False, True])
 def test_an_exported_detector_is_compared_query_by_query(fresh_detector, tie):
-    from hgnetv2_hf.inference.export import detector_difference
+    from hgnetv2_hf.inference.comparison import detector_difference
 
     torch.manual_seed(0)
     model = fresh_detector().eval()
@@ -685,82 +683,3 @@ def test_an_exported_detector_is_compared_query_by_query(fresh_detector, tie):
     changed = [detector_difference(model, partial(run, **{name: 0.01}), samples) for name in ("logits", "boxes")]
     assert changed == [None, None] if tie else all(1e-4 < each < 0.1 for each in changed)
     assert np.isnan(detector_difference(model, partial(run, boxes=np.nan), samples))
-
-
-@pytest.fixture
-def detector_folder(fresh_detector, tmp_path):
-    model = fresh_detector()
-    model.save_pretrained(tmp_path / "detector")
-    processor = {
-        "image_processor_type": "RTDetrImageProcessor",
-        "size": {"height": 64, "width": 64},
-        "do_normalize": False,
-    }
-    (tmp_path / "detector" / "preprocessor_config.json").write_text(json.dumps(processor))
-    return tmp_path / "detector"
-
-
-def test_detect_lists_a_bad_image_with_its_error_and_numbers_equal_names(detector_folder, tmp_path, capsys):
-    images = tmp_path / "images"
-    for path in ("a/photo.png", "b/photo.png"):
-        (images / path).parent.mkdir(parents=True)
-        PIL.Image.radial_gradient("L").resize((80, 60)).save(images / path)
-    (images / "broken.jpg").write_bytes(b"not an image")
-    out = tmp_path / "out"
-    arguments = ["detect", str(images), "--model", str(detector_folder), "--output", str(out), "--threshold", "0"]
-    assert main(arguments) == 0
-    assert "in 2 images" in (printed := capsys.readouterr().out) and "1 image could not be read" in printed
-    assert {path.name for path in out.iterdir()} == {"photo.png", "photo-2.png", "detections.csv"}
-    with open(out / "detections.csv", encoding="utf-8", newline="") as file:
-        (broken,) = [row for row in csv.DictReader(file) if row["error"]]
-    assert broken["image"].endswith("broken.jpg") and not broken["label"]
-    assert main(arguments) == 1 and "exists already" in capsys.readouterr().err
-    assert main([*arguments, "--overwrite"]) == 0
-
-
-def test_detect_works_without_torchvision_and_its_labels_can_be_read(detector_folder, tmp_path):
-    PIL.Image.new("RGB", (1600, 1200)).save(tmp_path / "image.png")
-    code = "import sys; sys.modules['torchvision'] = None\nfrom hgnetv2_hf import cli\n"
-    code += "from hgnetv2_hf.inference import detect\nsys.exit(cli.main(sys.argv[1:]))"
-    arguments = ["detect", tmp_path / "image.png", "--model", detector_folder, "--output", tmp_path / "out"]
-    run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300)
-    assert "0 objects in 1 image ->" in run.stdout, run.stderr[-2000:]
-    box = {"xmin": 100, "ymin": 300, "xmax": 700, "ymax": 900}
-    picture = PIL.Image.new("RGB", (1600, 1200))
-    drawn = np.asarray(_draw(picture, [{"label": "person", "score": 0.9, "box": box}]))
-    rows = np.flatnonzero((drawn == 255).all(-1).any(1))  # the text is white
-    assert rows[-1] < 300 and rows[-1] - rows[0] > 1200 / 50
-
-
-def test_detect_lists_names_that_are_not_text(detector_folder, tmp_path):
-    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
-    PIL.Image.radial_gradient("L").save(tmp_path / "image.png")
-    os.rename(tmp_path / "image.png", name)
-    for table in ("csv", "jsonl"):
-        out = tmp_path / table
-        arguments = ["--model", str(detector_folder), "--output", str(out), "--threshold", "0", "--table", table]
-        assert main(["detect", os.fsdecode(name), *arguments]) == 0
-        assert f"file://{tmp_path}/caf%E9.png" in (out / f"detections.{table}").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        ({"image": "/no/such/*.png"}, "no image"),
-        ({"model": "/no/such/model"}, "no folder /no/such/model"),
-        ({"output": "used"}, "refuses to delete"),
-    ],
-)
-def test_detect_refuses_in_one_line_and_writes_nothing(detector_folder, tmp_path, capsys, change, words):
-    image, used = tmp_path / "image.png", tmp_path / "used"
-    PIL.Image.new("RGB", (40, 40)).save(image)
-    used.mkdir()
-    (used / "mine.txt").write_text("mine")
-    output = str(tmp_path / change.get("output", "out"))
-    model = change.get("model", str(detector_folder))
-    arguments = ["detect", change.get("image", str(image)), "--model", model, "--output", output, "--overwrite"]
-    capsys.readouterr()
-    assert main(arguments) == 1
-    errors = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if line.startswith("hgnetv2-hf:")]
-    assert len(errors) == 1 and words in errors[0]
-    assert not (tmp_path / "out").exists() and (used / "mine.txt").exists()

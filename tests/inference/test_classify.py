@@ -244,12 +244,10 @@ def test_detect_refuses_a_classifier_in_one_sentence(digits_folder, images, tmp_
     command = ["detect", str(images), "--model", str(digits_folder), "--output", str(tmp_path / "out")]
     assert main(command) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hgnetv2-hf:")]
-    assert (
-        line == f"hgnetv2-hf: {digits_folder} holds a PPHGNetV2ForImageClassification, not a detector; use classify."
-    )
+    assert line == f"hgnetv2-hf: {digits_folder} is a classifier, not a detector; use classify."
     assert not (tmp_path / "out").exists()
     (tmp_path / "export.json").write_text("{}")  # what makes a folder an exported one
-    with pytest.raises(InferenceError, match="is an exported folder, which detect does not run yet"):
+    with pytest.raises(InferenceError, match="is no exported folder that can be read"):
         detect([str(images)], tmp_path, tmp_path / "out")
 
 

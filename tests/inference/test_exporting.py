@@ -6,8 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 import transformers
@@ -25,6 +27,7 @@ from hgnetv2_hf.inference.precision import PrecisionWarning, is_native_in_openvi
 from hgnetv2_hf.inference.runtime import load_exported, openvino_core
 
 
+NAMES = ("logits", "pred_boxes")
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "executorch": "executorch"}
 
 
@@ -140,37 +143,93 @@ def test_int8_loses_at_most_one_point_on_the_digits(digits_folder, scans, tmp_pa
     assert accuracy[1] >= accuracy[0] - 0.01
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("golden", ["dfine_n", "rtdetrv2_hgnetv2_l"])
+def plain(folder):
+    return transformers.AutoModelForObjectDetection.from_pretrained(folder).eval()
+
+
+def unlike(ours, theirs):
+    """The largest relative distance between the queries of two detectors' outputs, paired one to one, per image."""
+    ours, theirs = (np.concatenate([np.asarray(each[name]) for name in NAMES], -1) for each in (ours, theirs))
+    distances = np.abs(ours[:, :, None] - theirs[:, None]).max(-1) / np.abs(theirs).max()
+    return [distance[linear_sum_assignment(distance)].max() for distance in distances]
+
+
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
-def test_a_detector_finds_the_same(converted_golden, tmp_path, golden, format, capsys):
+def test_a_detector_takes_any_number_of_images_of_any_size(detector, tmp_path, format, capsys):
     pytest.importorskip(RUNTIMES[format], reason=f"comes with the extra [{format}]")
-    folder = converted_golden(golden)
-    if format == "onnx" and not has_transformers_exporters():
-        assert main(["export", str(folder), str(tmp_path / "out"), "--format", format]) == 1
-        assert "Transformers' own exporter" in capsys.readouterr().err
-        return
-    report = export_model(folder, tmp_path / "out", format)
-    assert report.outputs == ["logits", "pred_boxes"] and report.difference < TOLERANCE
-    model = transformers.AutoModelForObjectDetection.from_pretrained(folder).eval()
-    x = torch.randn(1, 3, 640, 640, generator=torch.Generator().manual_seed(0))
+    assert main(["export", str(detector), str(tmp_path / "out"), "--format", format, "--end-to-end"]) == 0
+    assert "multiples of 32" in capsys.readouterr().out
+    exported, model = (
+        load_exported(tmp_path / "out"),
+        transformers.AutoModelForObjectDetection.from_pretrained(detector),
+    )
+    for shape in [(1, 3, 64, 64), (3, 3, 96, 160), (2, 3, 224, 128)]:
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            assert max(unlike(exported.run(x), model(x))) < TOLERANCE
+    with pytest.raises(ValueError, match="multiples of 32"):
+        exported.run(torch.zeros(1, 3, 80, 64))
+    image = PIL.Image.radial_gradient("L").convert("RGB").resize((90, 70))
+    pipe = transformers.pipeline("object-detection", model=str(detector), device="cpu")
+    for ours, theirs in zip(exported([image, image.rotate(90)], threshold=0.3)[0], pipe(image, threshold=0.3)):
+        assert ours["label"] == theirs["label"] and abs(ours["score"] - theirs["score"]) < 1e-4
+        assert all(abs(ours["box"][side] - theirs["box"][side]) <= 1 for side in theirs["box"])
+    pixels = exported.image_processor(image, return_tensors="pt")["pixel_values"]
+    whole = load_exported(tmp_path / "out", end_to_end=True).run(pixels, [[70, 90]])
+    for row, each in enumerate(exported(image, threshold=0.3)):
+        assert model.config.id2label[int(whole["labels"][0, row])] == each["label"]
+        assert whole["boxes"][0, row] == pytest.approx(list(each["box"].values()), abs=0.01)
+
+
+def test_a_fixed_size_and_batch_take_any_number_of_images(detector, tmp_path):
+    pytest.importorskip("openvino", reason="comes with the extra [openvino]")
+    report = export_model(detector, tmp_path / "out", "openvino", batch_size=2, image_size=(96, 128))
+    assert "2 images of 96×128" in str(report)
+    exported, model = (
+        load_exported(tmp_path / "out"),
+        transformers.AutoModelForObjectDetection.from_pretrained(detector),
+    )
+    assert exported.image_processor.size == {"height": 96, "width": 128}
+    x = torch.randn(3, 3, 96, 128)
     with torch.no_grad():
-        output = model(x)
-    exported = load_exported(tmp_path / "out").run(x)
-    ours = np.concatenate([exported["logits"][0], exported["pred_boxes"][0]], axis=1)
-    theirs = np.concatenate([output.logits[0], output.pred_boxes[0]], axis=1)
-    # Random weights give almost equal scores: a few queries at the edge of the selection may be others.
-    distance = np.abs(ours[:, None] - theirs[None]).max(-1) / np.abs(theirs).max()
-    rows, columns = linear_sum_assignment(distance)
-    assert np.mean(distance[rows, columns] < TOLERANCE) > 0.9
+        assert max(unlike(exported.run(x), model(x))) < TOLERANCE
+    with pytest.raises(ValueError, match="takes images of 96×128 only"):
+        exported.run(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(ExportError, match="multiples of 32"):
+        export_model(detector, tmp_path / "other", "openvino", image_size=(100, 128))
 
 
-def has_transformers_exporters():
-    try:
-        import transformers.exporters.exporter_onnx  # noqa: F401
-    except ImportError:
-        return False
-    return True
+def test_one_exported_model_answers_eight_threads_rightly(exported_digits, format):
+    exported = load_exported(exported_digits(format))
+    inputs = [torch.randn(1 + index % 3, 3, 32, 32) for index in range(24)]
+    expected = [exported.run(each)["logits"] for each in inputs]
+    with ThreadPoolExecutor(8) as pool:
+        for got, right in zip(pool.map(exported.run, inputs), expected):
+            assert np.allclose(got["logits"], right, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+@pytest.mark.parametrize("options", [{"half": True}, {"int8": True}])
+def test_a_detector_in_a_lower_precision_finds_nearly_the_same(detector, scans, tmp_path, format, options):
+    for module in (RUNTIMES[format], *(["nncf"] if "int8" in options else [])):
+        pytest.importorskip(module, reason="comes with an extra")
+    calibration = str(scans) if "int8" in options else None
+    report = export_model(detector, tmp_path / "out", format, calibration=calibration, end_to_end=True, **options)
+    assert report.difference < (0.01 if "half" in options else 0.2) and "median" in str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "golden", slow_except(["dfine_n", "rtdetrv2_hgnetv2_l", "deim_dfine_n", "deimv2_n"], "dfine_n", mark="long")
+)
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_a_published_detector_finds_the_same_at_every_size(converted_golden, tmp_path, golden, format):
+    """Compared by the export itself, at two batch sizes and three sizes, two of them no squares."""
+    pytest.importorskip(RUNTIMES[format], reason=f"comes with the extra [{format}]")
+    report = export_model(converted_golden(golden), tmp_path / "out", format)
+    print(f"{golden}, {format}: {report.difference:.1e}")
+    assert report.outputs == list(NAMES) and report.difference < TOLERANCE
 
 
 def test_the_folder_carries_labels_preprocessing_and_what_runs_it(digits_folder, exported_digits):
@@ -246,7 +305,7 @@ def test_bad_requests_get_one_sentence_and_leave_nothing(digits_folder, tiny_fie
 
 def test_a_damaged_export_gets_one_sentence(exported_digits, tmp_path, format):
     shutil.copytree(exported_digits(format), tmp_path / "out")
-    for file in (tmp_path / "out").glob("model.*"):
+    for file in (tmp_path / "out").rglob("model.*"):
         if file.suffix in (".onnx", ".xml", ".pte"):
             file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(InferenceError, match="cannot be loaded"):
