@@ -3,14 +3,11 @@
 From the page down: load → trace → write → halve or quantise → compare → publish.
 """
 
-import contextlib
 import dataclasses
 import importlib.util
 import json
-import logging
 import os
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Optional, Union
 
@@ -29,6 +26,7 @@ from ..wording import counted, sentence
 from .comparison import TOLERANCE, detector_difference, end_to_end_difference, largest_difference, typical_difference
 from .graphs import Graph, PostProcessing, samples_of, shapes_of, trace, trace_post_processing
 from .runtime import DESCRIPTION, FORMATS, load_exported
+from .tracing import quiet
 from .writers import HALVES, JOINS, WRITERS, files_of, quantize
 
 
@@ -181,7 +179,7 @@ def _export(graph, processor, output_dir, format, precision, shapes, calibration
 
 
 def _write(graph, sample, path, format, precision, shapes, images, progress):
-    with _quiet(), tempfile.TemporaryDirectory() as scratch:
+    with quiet(), tempfile.TemporaryDirectory() as scratch:
         program = trace(graph, sample, shapes)
         progress.update()
         float32 = path if precision == "float32" else Path(scratch) / path.name
@@ -194,7 +192,7 @@ def _write(graph, sample, path, format, precision, shapes, images, progress):
 
 
 def _add_post_processing(graph, sample, path, further, format, shapes):
-    with _quiet(), tempfile.TemporaryDirectory() as scratch:
+    with quiet(), tempfile.TemporaryDirectory() as scratch:
         second = Path(scratch) / path.name
         WRITERS[format](PostProcessing, trace_post_processing(graph, sample, shapes), second)
         JOINS[format](path, second, further)
@@ -312,16 +310,3 @@ def _calibration_images(folder, processor):
     if not prepared:
         raise ExportError(f"No image in {folder} can be read; {counted(unreadable, 'file')} tried.")
     return prepared
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Exporters talk to their own developers."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

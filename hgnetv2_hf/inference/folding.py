@@ -24,14 +24,14 @@ _SAME = 1e-9
 
 
 class FoldedConvLayer(nn.Module):
-    """Convolution with bias, and a clamp to ``minimum`` … ``maximum``, in evaluation mode only.
+    """Convolution with bias, and a clamp to ``minimum`` … ``maximum`` or SiLU, in evaluation mode only.
 
-    ``fused`` hands convolution and clamp to oneDNN in one call, with weights reordered for the shape seen last, where
-    PyTorch offers that (CPU; float32, and bfloat16 or float16 where the processor has them). It computes the same;
-    what is traced does without.
+    ``fused`` hands convolution and activation to oneDNN in one call, with weights reordered for the shape seen last,
+    where PyTorch offers that (CPU; float32, and bfloat16 or float16 where the processor has them). It computes the
+    same; what is traced does without.
     """
 
-    def __init__(self, convolution, weight, bias, minimum=-math.inf, maximum=math.inf):
+    def __init__(self, convolution, weight, bias, minimum=-math.inf, maximum=math.inf, silu=False):
         super().__init__()
         if not (weight.isfinite().all() and bias.isfinite().all()):
             raise ValueError(
@@ -45,6 +45,7 @@ class FoldedConvLayer(nn.Module):
         self.groups = convolution.groups
         self.minimum = minimum
         self.maximum = maximum
+        self.silu = silu
         self.fused = False
         self._packed = (None, None)  # for which shape, and the weight: one assignment, for the sake of threads
 
@@ -58,13 +59,15 @@ class FoldedConvLayer(nn.Module):
                 self.stride,
                 self.dilation,
                 self.groups,
-                "none" if self.clamps_nothing else "hardtanh",
-                [self.minimum, self.maximum],
+                "swish" if self.silu else "none" if self.clamps_nothing else "hardtanh",
+                [] if self.silu else [self.minimum, self.maximum],
                 "",
             )
         hidden_state = F.conv2d(
             hidden_state, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
         )
+        if self.silu:
+            return F.silu(hidden_state)
         if self.clamps_nothing:
             return hidden_state
         if self.minimum == 0.0 and self.maximum == math.inf:
@@ -97,7 +100,7 @@ class FoldedConvLayer(nn.Module):
         out_channels, in_channels = self.weight.shape[:2]
         return (
             f"{in_channels * self.groups}, {out_channels}, kernel_size={tuple(self.weight.shape[2:])}, "
-            f"stride={self.stride}, clamp=({self.minimum:.4g}, {self.maximum:.4g})"
+            f"stride={self.stride}, " + ("silu" if self.silu else f"clamp=({self.minimum:.4g}, {self.maximum:.4g})")
         )
 
 
@@ -132,12 +135,15 @@ def fold(model, fused=False):
     Raises:
         `ValueError`: weights or statistics are not finite.
     """
-    folded = 0
+    folded, replaced = 0, set()
     for parent in list(model.modules()):
+        if parent in replaced:
+            continue
         for name, child in list(parent.named_children()):
             replacement = _replacement(child)
             if replacement is not None:
                 setattr(parent, name, replacement)
+                replaced.update(child.modules())
                 folded += 1
         folded += _fold_classifier_convolution(parent)
         if fused and _is_stem(parent):
@@ -159,25 +165,90 @@ def _is_stem(module):
 
 def _replacement(layer):
     """What computes the same as this layer with one operation less, or ``None`` where there is nothing of the kind."""
-    parts = layer_parts(layer)
-    if parts is None or _has_hooks(layer):
-        return None
-    folded = _fold_layer(*parts)
-    return folded if folded is not None and _computes_the_same(layer) else None
+    for parts_of, fold_parts in _FOLDS:
+        parts = parts_of(layer)
+        if parts is None or _has_hooks(layer):
+            continue
+        folded = fold_parts(*parts)
+        if folded is not None and _computes_the_same(layer, parts_of, fold_parts):
+            return folded
+    return None
 
 
 def _fold_layer(convolution, normalization, activation, lab):
+    folded = _convolution_with_norm(convolution, normalization)
+    if folded is None:
+        return None
+    weight, bias = folded
+    if isinstance(activation, nn.ReLU):
+        return _with_relu_and_lab(convolution, weight, bias, lab)
+    return _with_activation(convolution, weight, bias, activation, lab)
+
+
+def _convolution_with_norm(convolution, normalization):
+    """Weight and bias of both as one convolution, in float64."""
     scale_and_shift = _scale_and_shift(normalization)
     if scale_and_shift is None or convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
         return None
     scale, shift = scale_and_shift
     weight = convolution.weight.detach().double() * scale[:, None, None, None]
     bias = shift if convolution.bias is None else shift + convolution.bias.detach().double() * scale
-    if isinstance(activation, nn.Identity) and isinstance(lab, nn.Identity):
+    return weight, bias
+
+
+def _with_activation(convolution, weight, bias, activation, lab=None):
+    lab = nn.Identity() if lab is None else lab
+    if isinstance(lab, nn.Identity) and isinstance(activation, nn.Identity):
         return FoldedConvLayer(convolution, weight, bias)
-    if isinstance(activation, nn.ReLU):
-        return _with_relu_and_lab(convolution, weight, bias, lab)
+    if isinstance(lab, nn.Identity) and type(activation).__name__ in ("SiLU", "SiLUActivation"):
+        return FoldedConvLayer(convolution, weight, bias, silu=True)
+    if isinstance(lab, nn.Identity) and isinstance(activation, nn.ReLU):
+        return FoldedConvLayer(convolution, weight, bias, minimum=0.0)
     return nn.Sequential(FoldedConvLayer(convolution, weight, bias), activation, lab)
+
+
+def _projection_parts(layer):
+    """A convolution and a batch norm in a row, as the detectors' projections are."""
+    children = list(layer.children()) if type(layer) is nn.Sequential else []
+    if len(children) != 2 or not isinstance(children[0], nn.Conv2d):
+        return None
+    return *children, nn.Identity(), nn.Identity()
+
+
+def _branch_parts(block):
+    """RepVGG's two branches and what follows their sum, else ``None``."""
+    children = dict(block.named_children())
+    if set(children) != {"conv1", "conv2", "activation"}:
+        return None
+    branches = [layer_parts(children[name]) for name in ("conv1", "conv2")]
+    if any(parts is None or not all(isinstance(each, nn.Identity) for each in parts[2:]) for parts in branches):
+        return None
+    return *branches, children["activation"]
+
+
+def _fold_branches(large, small, activation):
+    """A convolution and one of 1×1 beside it are one: the small kernel is added in the middle of the large one."""
+    (convolution, _, _, _), (other, _, _, _) = large, small
+    (height, width), alike = convolution.kernel_size, ("stride", "groups", "dilation")
+    if (
+        any(getattr(convolution, name) != getattr(other, name) for name in alike)
+        or (other.kernel_size, other.padding) != ((1, 1), (0, 0))
+        or convolution.padding != (height // 2, width // 2)
+    ):
+        return None
+    folded = [_convolution_with_norm(*parts[:2]) for parts in (large, small)]
+    if None in folded:
+        return None
+    (weight, bias), (small_weight, small_bias) = folded
+    weight[:, :, height // 2, width // 2] += small_weight[:, :, 0, 0]
+    return _with_activation(convolution, weight, bias + small_bias, activation)
+
+
+_FOLDS = (
+    (layer_parts, _fold_layer),
+    (_projection_parts, _fold_layer),
+    (_branch_parts, _fold_branches),
+)
 
 
 def _with_relu_and_lab(convolution, weight, bias, lab):
@@ -218,14 +289,14 @@ def _has_hooks(module):
     )
 
 
-def _computes_the_same(layer):
+def _computes_the_same(layer, parts_of, fold_parts):
     """Whether the layer's own forward does what its parts promise: in float64, on a small random map."""
     original = copy.deepcopy(layer).double()
-    parts = layer_parts(original)
-    folded = _fold_layer(*parts)
+    folded = fold_parts(*parts_of(original))
+    convolution = next(module for module in original.modules() if isinstance(module, nn.Conv2d))
     generator = torch.Generator().manual_seed(0)
-    sample = torch.randn(1, parts[0].in_channels, 4, 4, dtype=torch.float64, generator=generator)
-    sample = sample.to(parts[0].weight.device)
+    sample = torch.randn(1, convolution.in_channels, 4, 4, dtype=torch.float64, generator=generator)
+    sample = sample.to(convolution.weight.device)
     with torch.no_grad():
         expected, got = original(sample), folded(sample)
     tolerance = _SAME * expected.abs().max().item()

@@ -108,13 +108,17 @@ class PostProcessing(nn.Module):
 
 def samples_of(graph, shapes, processor):
     """Inputs to compare with, the first to trace with: of two batch sizes and several sizes where they are open."""
-    generator = torch.Generator().manual_seed(0)
     config = graph.original.config
     sizes = _detector_sizes(config, processor) if graph.is_detector else _sizes(processor)
     if shapes.image_size is not None:
         sizes = [(batch, *shapes.image_size) for batch, _, _ in sizes]
     if shapes.batch_size is not None:
         sizes = [(shapes.batch_size, *size) for _, *size in sizes]
+    return _random(config, sizes)
+
+
+def _random(config, sizes):
+    generator = torch.Generator().manual_seed(0)
     channels = getattr(config, "num_channels", 3)
     return [
         torch.randn(batch, channels, height, width, generator=generator)
@@ -129,15 +133,24 @@ def _sizes(processor):
 
 
 def _detector_sizes(config, processor):
-    """Two small ones, upright and lying, and the one that it was made for. There are at least as many places as
-    queries."""
     own = getattr(processor, "size", None) or {}
     if "height" not in own or "width" not in own:
         raise ExportError("The detector's folder has no image processor with a height and a width to export for.")
+    return [*_small_detector_sizes(config), (1, own["height"], own["width"])]
+
+
+def _small_detector_sizes(config):
+    """A lying one and an upright one, with at least as many places as there are queries."""
     side = 3 * _STRIDE
     while sum((side // stride) ** 2 for stride in config.feat_strides) < config.num_queries:
         side += _STRIDE
-    return [(2, side, side + _STRIDE), (1, side + 2 * _STRIDE, side), (1, own["height"], own["width"])]
+    return [(2, side, side + _STRIDE), (1, side + 2 * _STRIDE, side)]
+
+
+def small_samples(graph):
+    """As [`samples_of`], of a model without an image processor."""
+    config = graph.original.config
+    return _random(config, _small_detector_sizes(config) if graph.is_detector else _sizes(None))
 
 
 def trace(graph, sample, shapes):

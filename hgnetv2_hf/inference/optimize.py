@@ -18,7 +18,9 @@ Model = TypeVar("Model", bound=nn.Module)
 _COMPILED_SHAPES = 64  # beyond these, PyTorch runs the folded model without compiling it
 
 
-def optimize_for_inference(model: Model, dtype: Union[torch.dtype, str, None] = None, compile: bool = False) -> Model:
+def optimize_for_inference(
+    model: Model, dtype: Union[torch.dtype, str, None] = None, compile: bool = False, runtime: str = "torch"
+) -> Model:
     """
     A copy of a model for inference only: batch norm and LAB folded into the convolutions, channels-last memory,
     optionally in another precision and compiled with frozen weights. In float32 its outputs are within 1e-5 relative
@@ -33,6 +35,10 @@ def optimize_for_inference(model: Model, dtype: Union[torch.dtype, str, None] = 
         compile (`bool`, defaults to `False`): through `torch.compile` with frozen weights, at the first call with each
             shape of input (tens of seconds; needs a C++ compiler on CPUs). Worth it where shapes stay the same. Of a
             detector, the backbone is compiled.
+        runtime (`"torch"` or `"openvino"`, defaults to `"torch"`): `"openvino"` (the extra of this name) converts the
+            model in memory, compares it with the original (1e-4), and computes on the CPU, in float32, or in bfloat16
+            where OpenVINO computes it natively. What is returned takes `pixel_values` of any size, gives `logits`,
+            `pred_boxes` or `feature_maps` and nothing else, and cannot be copied or pickled.
 
     Returns:
         A new object of a class derived from the model's, which computes without gradients, works in `pipeline`, and
@@ -46,7 +52,8 @@ def optimize_for_inference(model: Model, dtype: Union[torch.dtype, str, None] = 
     Raises:
         `TypeError`: not a module.
         `ValueError`: the model is in training mode, quantised, offloaded, compiled or optimised already, or has no
-            HGNetV2 in it; its weights are not finite; or `dtype` is not a floating-point type.
+            HGNetV2 in it; its weights are not finite; `dtype` is not a floating-point type; or the runtime is not
+            there, or computes something else.
 
     Warns:
         `PrecisionWarning`: the device emulates this precision, which takes several times as long as float32.
@@ -63,6 +70,8 @@ def optimize_for_inference(model: Model, dtype: Union[torch.dtype, str, None] = 
         True
     """
     _check(model, dtype)
+    if runtime != "torch":
+        return _in_other_runtime(model, dtype, compile, runtime)
     parameter = _first_parameter(model)
     dtype = fastest_dtype(parameter.device) if dtype == "auto" else dtype
     warn_if_emulated(dtype or parameter.dtype, parameter.device)
@@ -75,6 +84,21 @@ def optimize_for_inference(model: Model, dtype: Union[torch.dtype, str, None] = 
     if compile:
         _compile(optimized)
     return optimized
+
+
+def _in_other_runtime(model, dtype, compile, runtime):
+    from .in_openvino import run_in_openvino
+
+    if runtime != "openvino":
+        raise ValueError(f"There is no runtime {runtime!r}: torch, openvino.")
+    if compile:
+        raise ValueError("OpenVINO compiles by itself; leave `compile` out.")
+    precisions = {None: "float32", "auto": "auto", torch.float32: "float32", torch.bfloat16: "bfloat16"}
+    if dtype not in precisions:
+        raise ValueError(f"OpenVINO computes in float32 and bfloat16, not in {dtype}.")
+    if dtype == torch.bfloat16:
+        warn_if_emulated(dtype, "cpu")
+    return run_in_openvino(model, OptimizedForInference, precisions[dtype])
 
 
 def _compile(optimized):

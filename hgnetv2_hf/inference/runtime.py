@@ -96,7 +96,7 @@ def load_exported(
             "openvino."
         )
     try:
-        computed = _openvino_dtype(dtype) if is_openvino else "float32"
+        computed = openvino_dtype(dtype) if is_openvino else "float32"
         run = start(path, computed, threads, names, _largest_batch(description))
     except ImportError as error:
         raise InferenceError(
@@ -272,18 +272,19 @@ def openvino_core():
     return openvino.Core()
 
 
-def _openvino_dtype(asked):
+def openvino_dtype(asked):
     """What OpenVINO computes: asked for a precision that the processor lacks, it takes float32 without a word."""
     if asked == "float32" or not is_native_in_openvino(torch.bfloat16, openvino_core()):
         return "float32"
     return "bfloat16"
 
 
-def _start_openvino(path, dtype, threads, names, largest_batch):
+def start_openvino(model, dtype, threads, names, largest_batch=None):
+    """A function that runs a file or a model in memory on the CPU, one call at a time."""
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bfloat16" else "f32"}
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
-    request = openvino_core().compile_model(path, "CPU", options).create_infer_request()
+    request = openvino_core().compile_model(model, "CPU", options).create_infer_request()
     one_at_a_time = threading.Lock()
 
     def run(*arrays):
@@ -313,4 +314,4 @@ def _start_executorch(path, dtype, threads, names, largest_batch):
     return run
 
 
-_RUNTIMES = {"onnx": _start_onnx, "openvino": _start_openvino, "executorch": _start_executorch}
+_RUNTIMES = {"onnx": _start_onnx, "openvino": start_openvino, "executorch": _start_executorch}

@@ -2,7 +2,9 @@
 
 import builtins
 import contextlib
+import logging
 import sys
+import warnings
 
 import torch
 
@@ -57,3 +59,16 @@ def _replaced(module, name, replacement):
             delattr(module, name)
         else:
             setattr(module, name, previous)
+
+
+@contextlib.contextmanager
+def quiet():
+    """Exporters talk to their own developers."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

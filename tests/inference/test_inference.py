@@ -8,8 +8,10 @@ import subprocess
 import sys
 import typing
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 import transformers
@@ -20,6 +22,7 @@ import hgnetv2_hf
 from hgnetv2_hf import HGNetV2Config, PPHGNetV2Config, optimize_for_inference
 from hgnetv2_hf.data import digits
 from hgnetv2_hf.inference import precision
+from hgnetv2_hf.inference.comparison import detector_difference
 from hgnetv2_hf.inference.folding import FoldedConvLayer, ShiftedMaxPool, fold
 from hgnetv2_hf.inference.precision import PrecisionWarning, onednn_computes
 
@@ -283,9 +286,10 @@ def test_a_detectors_neck_is_folded_too():
         backbone_config=backbone, encoder_in_channels=[256, 512, 1024], decoder_layers=2
     )
     model = transformers.RTDetrForObjectDetection(config).eval()
-    layers = sum(hasattr(module, "conv") and hasattr(module, "norm") for module in model.modules())
-    backbone_layers = sum(hasattr(module, "normalization") for module in model.modules())
-    assert layers > 0 and fold(model) == layers + backbone_layers
+    convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
+    branches = sum(type(module).__name__.endswith("RepVggBlock") for module in model.modules())
+    assert branches > 0 and fold(model) == convolutions - branches  # two branches become one convolution
+    assert not [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
 
 
 def test_the_result_works_in_a_pipeline(tmp_path):
@@ -382,3 +386,80 @@ def test_a_copy_computes_with_its_own_weights(tiny_fields):
             parameter.zero_()
     assert torch.equal(optimized(x).logits, before)
     assert not torch.equal(twin(x).logits, before)
+
+
+def run_in_openvino(model, **options):
+    pytest.importorskip("openvino", reason="comes with the extra [openvino]")
+    return optimize_for_inference(model, runtime="openvino", **options)
+
+
+def test_a_classifier_in_openvino_is_an_object_of_its_kind(digits_folder):
+    original = transformers.AutoModelForImageClassification.from_pretrained(digits_folder)
+    before = {name: tensor.clone() for name, tensor in original.state_dict().items()}
+    optimized = run_in_openvino(original.eval())
+    assert isinstance(optimized, type(original)) and optimized.config is original.config
+    x = torch.randn(3, 3, 32, 48)
+    with torch.no_grad():
+        assert relative_difference(optimized(pixel_values=x).logits, original(x).logits) < 1e-4
+    assert torch.equal(optimized(x, return_dict=False)[0], optimized(x).logits)
+    pipes = [transformers.pipeline("image-classification", model=str(digits_folder), device="cpu") for _ in range(2)]
+    pipes[1].model = optimized
+    images = digits.load_held_out()[0][:5]
+    answers = [[each[0]["label"] for each in pipe(images)] for pipe in pipes]
+    assert answers[0] == answers[1]
+    for refused in (optimized.train, lambda: optimized.save_pretrained("nowhere"), lambda: copy.deepcopy(optimized)):
+        with pytest.raises((RuntimeError, TypeError), match="optimised for inference|neither copied"):
+            refused()
+    with pytest.raises(ValueError, match="output_hidden_states is for"):
+        optimized(x, output_hidden_states=True)
+    with pytest.raises(ValueError, match="NaN"):
+        optimized(torch.full((1, 3, 32, 32), float("nan")))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in original.state_dict().items())
+
+
+def test_a_backbone_and_a_detector_run_in_openvino(tiny_fields, detector):
+    backbone = hgnetv2_hf.HGNetV2Backbone(HGNetV2Config(**tiny_fields, out_features=["stage2", "stage4"])).eval()
+    optimized, x = run_in_openvino(with_lab_of_both_signs(backbone)), torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        for ours, theirs in zip(optimized(x).feature_maps, backbone(x).feature_maps):
+            assert relative_difference(ours, theirs) < 1e-4
+    pipe = transformers.pipeline("object-detection", model=str(detector), device="cpu")
+    image = PIL.Image.radial_gradient("L").convert("RGB").resize((90, 70))
+    expected = pipe(image, threshold=0.3)
+    pipe.model = run_in_openvino(pipe.model)
+    found = pipe(image, threshold=0.3)
+    assert [each["label"] for each in found] == [each["label"] for each in expected]
+    assert all(abs(one["score"] - other["score"]) < 1e-4 for one, other in zip(found, expected))
+
+
+def test_what_openvino_cannot_be_asked_is_one_sentence(tiny_fields):
+    for options, words in [
+        ({"runtime": "tensorrt"}, "no runtime 'tensorrt'"),
+        ({"runtime": "openvino", "compile": True}, "compiles by itself"),
+        ({"runtime": "openvino", "dtype": torch.float16}, "float32 and bfloat16"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            optimize_for_inference(classifier(tiny_fields), **options)
+
+
+def test_eight_threads_get_the_answers_of_one(tiny_fields):
+    optimized = optimize_for_inference(classifier(tiny_fields))
+    inputs = [torch.randn(1 + index % 3, 3, 32 + 32 * (index % 2), 32) for index in range(24)]
+    expected = [optimized(each).logits for each in inputs]
+    with ThreadPoolExecutor(8) as pool:
+        for got, right in zip(pool.map(lambda x: optimized(x).logits, inputs), expected):
+            assert torch.allclose(got, right, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dfine_n", "deimv2_n"])
+def test_all_convolutions_of_a_detector_are_folded(converted_golden, name):
+    model = transformers.AutoModelForObjectDetection.from_pretrained(converted_golden(name)).eval()
+    optimized = optimize_for_inference(model)
+    left = [type(module).__name__ for module in optimized.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert not left and not [module for module in optimized.modules() if "Norm2d" in type(module).__name__]
+
+    def run(pixel_values):
+        output = optimized(torch.from_numpy(pixel_values))
+        return {name: output[name].numpy() for name in ("logits", "pred_boxes")}
+
+    assert detector_difference(model, run, [torch.randn(1, 3, 320, 416)]) < FLOAT32
