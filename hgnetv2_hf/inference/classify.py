@@ -34,6 +34,7 @@ from ..backbone import check_name, load_image_processor
 from ..errors import InferenceError, raised_as
 from ..files.atomic import atomic_file, lock
 from ..files.images import UNREADABLE, file_stamp, find_images, folder_stamp, printable_path
+from ..files.journal import resume
 from ..files.processes import in_main_process, number_of_processes
 from ..structure import contains_hgnetv2
 from ..wording import counted, printable, sentence
@@ -113,7 +114,7 @@ def _classify(paths, model, output, top_k, batch_size, dtype, compile, workers, 
     run = [os.path.abspath(model), folder_stamp(model), top_k, dtype]
     with _journals(output, run, processes) as journals:
         journal = journals[processes.process_index] if journals else None
-        resumed = _resume(journal, files()) if journal else 0
+        resumed = resume(journal, files()) if journal else 0
         remaining = itertools.islice(files(), resumed, None)
         unreadable, start = 0, time.perf_counter()
         with tqdm(total=total, initial=resumed, desc="classify", unit="image", mininterval=0.5) as progress:
@@ -283,23 +284,6 @@ def _journals(output, run, processes):
                 journal.unlink()  # those of other models and options too: the output is there now
     except OSError as error:
         raise InferenceError(f"Cannot write {output}: {error.strerror or error}.") from error
-
-
-def _resume(journal, files):
-    """How many whole rows of the same, unchanged files the journal holds; what follows them is cut off."""
-    journal.seek(0)
-    rows, end = 0, 0
-    while (line := journal.readline()).endswith("\n"):
-        try:
-            row, file = json.loads(line), next(files, None)
-            if row["image"] != file or row["stamp"] != file_stamp(file):
-                break
-        except (ValueError, KeyError, TypeError):
-            break
-        rows, end = rows + 1, journal.tell()
-    journal.seek(end)
-    journal.truncate()
-    return rows
 
 
 def _write_table(journals, output, top_k):

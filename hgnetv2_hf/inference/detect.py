@@ -24,6 +24,7 @@ from ..data.drawing import draw_boxes
 from ..errors import InferenceError, raised_as
 from ..files.atomic import claim, resumable_folder
 from ..files.images import UNREADABLE, file_stamp, find_images, folder_stamp, printable_path
+from ..files.journal import resume
 from ..wording import counted, printable, sentence
 from .detections import SIDES, as_objects
 from .predictors import load_predictor, recognise
@@ -93,7 +94,7 @@ def detect(
 
             with open(folder / _JOURNAL, "a+", encoding="utf-8", errors="replace") as journal:
                 used = set() if pictures else None
-                resumed = _resume(journal, find_images(paths), used)
+                resumed = resume(journal, find_images(paths), lambda row: used is None or used.add(row["picture"]))
                 files = itertools.islice(find_images(paths), resumed, None)
                 start = time.perf_counter()
                 with tqdm(total=total, initial=resumed, desc="detect", unit="image", mininterval=0.5) as progress:
@@ -119,26 +120,6 @@ def _key(model, *options):
     """Changes with the model and what else the journal depends on."""
     run = [os.path.abspath(model), folder_stamp(model), *options]
     return hashlib.sha256(json.dumps(run).encode()).hexdigest()[:12]
-
-
-def _resume(journal, files, used):
-    """How many whole rows of the same, unchanged files the journal holds; what follows is cut off. The names of their
-    pictures go to ``used``."""
-    journal.seek(0)
-    rows, end = 0, 0
-    while (line := journal.readline()).endswith("\n"):
-        try:
-            row, file = json.loads(line), next(files, None)
-            if row["image"] != file or row["stamp"] != file_stamp(file):
-                break
-            if used is not None:
-                used.add(row["picture"])
-        except (ValueError, KeyError, TypeError):
-            break
-        rows, end = rows + 1, journal.tell()
-    journal.seek(end)
-    journal.truncate()
-    return rows
 
 
 def _rows(files, predictor, finish, used, batch_size, workers):
