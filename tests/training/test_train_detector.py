@@ -1,6 +1,7 @@
 """`train-detector`: what it starts from, what it learns, what it leaves behind, and how it stops and goes on."""
 
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -327,6 +328,14 @@ def test_it_learns_sixteen_images_by_heart_and_detects_what_is_in_them(tmp_path,
     figures = hgnetv2_hf.evaluate(str(tmp_path / "out"), str(data), part="train")
     print(f"AP {figures['AP']:.3f}, AP50 {figures['AP50']:.3f}")
     assert figures["AP50"] >= 0.9
+    for precision, format, most in (("half", "onnx", 0.002), ("half", "openvino", 0.002), ("int8", "openvino", 0.1)):
+        if importlib.util.find_spec({"onnx": "onnxruntime"}.get(format, format)) and importlib.util.find_spec("nncf"):
+            folder = tmp_path / f"{precision}-{format}"
+            calibration = str(data / "train") if precision == "int8" else None
+            hgnetv2_hf.export_model(tmp_path / "out", folder, format, calibration=calibration, **{precision: True})
+            lower = hgnetv2_hf.evaluate(str(folder), str(data), part="train")["AP"]
+            print(f"AP {lower:.3f} in {precision}, {format}")
+            assert lower >= figures["AP"] - most
     images = sorted((data / "train").iterdir())[:3]
     for table in ("csv", "jsonl"):
         arguments = ["--model", str(tmp_path / "out"), "--output", str(tmp_path / table), "--table", table]
