@@ -9,7 +9,7 @@ import hgnetv2_hf
 
 ERRORS = [name for name in hgnetv2_hf.__all__ if name.endswith("Error")]
 ONNX = ("onnx", "onnxscript", "onnxruntime")
-EXTRAS = {"HGNetV2ImageProcessorFast": ("torchvision",), "export_model": ONNX, "load_exported": ONNX}
+EXTRAS = {"HGNetV2ImageProcessorFast": ("torchvision",), "export_model": ("openvino",), "load_exported": ONNX}
 
 
 @pytest.fixture
