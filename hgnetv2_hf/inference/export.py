@@ -133,9 +133,7 @@ def export_model(
         except ValueError as error:
             raise ExportError(f"{folder} cannot be exported: {error}") from error
         if graph.is_detector and format == "executorch":
-            raise ExportError(
-                "ExecuTorch has no kernel for the sampling of a detector's decoder; export it as onnx or openvino."
-            )
+            raise ExportError("Detectors are exported as onnx and openvino.")
         if end_to_end and not graph.is_detector:
             raise ExportError(f"--end-to-end is for detectors, and {folder} holds none.")
         if int8 and processor is None:

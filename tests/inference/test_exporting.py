@@ -154,6 +154,7 @@ def unlike(ours, theirs):
     return [distance[linear_sum_assignment(distance)].max() for distance in distances]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_a_detector_takes_any_number_of_images_of_any_size(detector, tmp_path, format, capsys):
     pytest.importorskip(RUNTIMES[format], reason=f"comes with the extra [{format}]")
@@ -176,6 +177,8 @@ def test_a_detector_takes_any_number_of_images_of_any_size(detector, tmp_path, f
         assert all(abs(ours["box"][side] - theirs["box"][side]) <= 1 for side in theirs["box"])
     pixels = exported.image_processor(image, return_tensors="pt")["pixel_values"]
     whole = load_exported(tmp_path / "out", end_to_end=True).run(pixels, [[70, 90]])
+    with pytest.raises(ValueError, match="`sizes`"):
+        load_exported(tmp_path / "out", end_to_end=True).run(pixels)
     for row, each in enumerate(exported(image, threshold=0.3)):
         assert model.config.id2label[int(whole["labels"][0, row])] == each["label"]
         assert whole["boxes"][0, row] == pytest.approx(list(each["box"].values()), abs=0.01)

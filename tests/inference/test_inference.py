@@ -417,6 +417,7 @@ def test_a_classifier_in_openvino_is_an_object_of_its_kind(digits_folder):
     assert all(torch.equal(tensor, before[name]) for name, tensor in original.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_backbone_and_a_detector_run_in_openvino(tiny_fields, detector):
     backbone = hgnetv2_hf.HGNetV2Backbone(HGNetV2Config(**tiny_fields, out_features=["stage2", "stage4"])).eval()
     optimized, x = run_in_openvino(with_lab_of_both_signs(backbone)), torch.randn(2, 3, 64, 96)
