@@ -212,8 +212,15 @@ def test_one_exported_model_answers_eight_threads_rightly(exported_digits, forma
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
-@pytest.mark.parametrize("options", [{"half": True}, {"int8": True}])
+@pytest.mark.parametrize(
+    "format, options",
+    [
+        ("onnx", {"half": True}),
+        pytest.param("openvino", {"half": True}, marks=pytest.mark.long),
+        pytest.param("onnx", {"int8": True}, marks=pytest.mark.long),
+        ("openvino", {"int8": True}),
+    ],
+)
 def test_a_detector_in_a_lower_precision_finds_nearly_the_same(detector, scans, tmp_path, format, options):
     for module in (RUNTIMES[format], *(["nncf"] if "int8" in options else [])):
         pytest.importorskip(module, reason="comes with an extra")
