@@ -76,7 +76,7 @@ def evaluate(
         part (`"validation"`, `"train"` or `"all"`, defaults to `"validation"`): which images.
         dtype (`str`, defaults to `"float32"`): or `"bfloat16"`, `"float16"`, `"auto"` (bfloat16 where it is native,
             else float32): the precision of the network.
-        batch_size (`int`, defaults to 16): images per call of the network; exported detectors take one.
+        batch_size (`int`, defaults to 16): images per call of the network.
         output_dir (`str` or `os.PathLike`, *optional*): a folder to write, complete or absent: `metrics.json`, and per
             model `results.csv`, `confusion.csv`, `evaluation.png` and a detector's `detections.json`.
         threshold (`float`, defaults to 0.5): score above which a detection counts in confusion, rows and pictures;

@@ -357,7 +357,7 @@ def test_exported_detectors_are_evaluated_too(detector, found, tmp_path, format)
     lines = []
     metrics = evaluate([detector, tmp_path / "exported"], data, output_dir=tmp_path / "out", show=lines.append)
     (line,) = [line for line in lines if line.startswith("images/s:")]
-    assert ": batches of 16 on cpu" in line
+    assert "batches of 16 on cpu" in line
     assert metrics[1]["batch_size"] == 16 and metrics[1]["runtime"] == format
     # Not AP: random weights find nearly the same in every image, so the order of detections is decided by rounding.
     first, second = (json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("*/detections.json")))
