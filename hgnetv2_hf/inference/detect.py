@@ -95,6 +95,9 @@ def detect(
             with open(folder / _JOURNAL, "a+", encoding="utf-8", errors="replace") as journal:
                 used = set() if pictures else None
                 resumed = resume(journal, find_images(paths), lambda row: used is None or used.add(row["picture"]))
+                for picture in folder.glob("*.png"):
+                    if used is None or picture.name not in used:
+                        picture.unlink()  # drawn after the last whole row; its image may be gone by now
                 files = itertools.islice(find_images(paths), resumed, None)
                 start = time.perf_counter()
                 with tqdm(total=total, initial=resumed, desc="detect", unit="image", mininterval=0.5) as progress:

@@ -6,6 +6,7 @@ From the page down: load → trace → write → halve or quantise → compare �
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -218,8 +219,13 @@ def _compare(graph, exported, precision, samples):
         difference = typical_difference(graph.original, exported.run, samples)
     if difference is None:
         return None
-    limit = TOLERANCE if precision == "float32" else float("inf")
-    if not difference < limit:
+    if precision != "float32":
+        if not math.isfinite(difference):
+            raise ExportError(
+                f"In {precision} some outputs of {exported.format} are not finite; nothing was written. Leave "
+                f"--{'int8' if precision == 'int8' else 'half'} out."
+            )
+    elif not difference <= TOLERANCE:
         raise ExportError(
             f"What {exported.format} computes differs from the model by {difference:.1e} relative, more than "
             f"{TOLERANCE:.0e}; nothing was written. Another format or version of the runtime may be exact."
@@ -259,7 +265,7 @@ def _check(format, int8, calibration, half):
     if format == "executorch" and (int8 or half):
         raise ExportError(f"{'int8' if int8 else 'float16'} is made for onnx and openvino.")
     if int8 and half:
-        raise ExportError("--int8 and --half exclude each other.")
+        raise ExportError("--int8 and --half exclude each other; choose one.")
     if int8 != (calibration is not None):
         raise ExportError(
             "--int8 and --calibration FOLDER belong together: quantisation needs images to measure ranges on."

@@ -166,7 +166,9 @@ class ExportedModel:
         pixel_values = np.ascontiguousarray(pixel_values, dtype=np.float32)
         self._check(pixel_values)
         if (sizes is not None) != (self.names == list(END_TO_END)):
-            raise ValueError("`sizes` belongs to a graph with the post-processing inside, and to no other.")
+            raise ValueError(
+                "`sizes` (height, width) is for a graph with `end_to_end=True`, which needs it, and for no other."
+            )
         inputs = [pixel_values] if sizes is None else [pixel_values, np.ascontiguousarray(sizes, dtype=np.int64)]
         return dict(zip(self.names, self._run(*inputs)))
 

@@ -95,6 +95,8 @@ def test_an_interrupted_run_continues_and_ends_the_same(detector, images, tmp_pa
         detect([str(images)], detector, tmp_path / "out", 0.3, batch_size=1, workers=1, show=str)
     assert not (tmp_path / "out").exists()
     monkeypatch.undo()
+    (unfinished,) = tmp_path.glob(".out.*.unfinished")
+    (unfinished / "gone.png").write_bytes(b"drawn, of an image that is gone since")
     PIL.Image.new("RGB", (30, 30)).save(images / "3.png")  # replaced meanwhile: done again from here on
     again = detect([str(images)], detector, tmp_path / "out", 0.3, show=str)
     assert again["resumed"] == 3 and again["images"] == whole["images"]
