@@ -11,6 +11,7 @@ BACKENDS = {  # name: what is measured
     "optimised-bf16": "optimize_for_inference, bfloat16",
     "compiled": "optimize_for_inference with compile=True, float32",
     "compiled-bf16": "optimize_for_inference with compile=True, bfloat16",
+    "onnx-stock": "Transformers' own graph in ONNX Runtime, float32",
     "onnx": "export --format onnx, float32",
     "openvino-stock": "Transformers' own graph in OpenVINO, float32",
     "openvino-stock-bf16": "Transformers' own graph in OpenVINO, bfloat16",

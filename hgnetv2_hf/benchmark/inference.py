@@ -2,6 +2,7 @@
 conversions."""
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import importlib.util
 import io
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -71,6 +73,27 @@ def benchmark(variants, batch_sizes, backends=DEFAULT_BACKENDS, image_size=224, 
     Raises:
         `HGNetV2Error`: a backend is unsupported, or needs a package that is not installed.
     """
+    return measure(_classifier, variants, batch_sizes, backends, image_size, rounds, threads)
+
+
+@dataclasses.dataclass
+class Network:
+    """One row's network: Transformers' own model, a backend's name to a function without arguments that computes the
+    outputs of these pixels, and the difference of such outputs from stock's."""
+
+    stock: torch.nn.Module
+    prepare: Callable
+    difference: Callable
+
+
+def measure(network, names, batch_sizes, backends, image_size, rounds, threads):
+    """
+    The result of [`benchmark`], of any network.
+
+    Args:
+        network (callable): a name, pixels and a folder to write in, to a [`Network`].
+        names, batch_sizes, backends, image_size, rounds, threads: see [`benchmark`].
+    """
     unsupported = [backend for backend in backends if backend not in BACKENDS]
     if unsupported:
         raise HGNetV2Error(f"Unsupported backend {unsupported[0]}: expected one of {', '.join(BACKENDS)}.")
@@ -85,14 +108,14 @@ def benchmark(variants, batch_sizes, backends=DEFAULT_BACKENDS, image_size=224, 
     left_out = [backend for backend in emulated if backend.startswith("openvino")]
     backends = [backend for backend in backends if backend not in left_out]
     dtypes = dict.fromkeys(_dtype(backend) for backend in backends if backend not in emulated)
-    cases = [(variant, batch_size) for variant in variants for batch_size in batch_sizes]
+    cases = [(name, batch_size) for name in names for batch_size in batch_sizes]
     peak, rows = {}, []
     with tqdm(total=len(dtypes) + len(cases), desc="benchmark", unit="case", leave=False) as progress:
         for dtype in dtypes:
             peak[str(dtype)[6:]] = _matmul_rate(dtype)
             progress.update()
-        for variant, batch_size in cases:
-            rows += _measure(variant, batch_size, backends, image_size, rounds, peak)
+        for name, batch_size in cases:
+            rows += _measure(network, name, batch_size, backends, image_size, rounds, peak)
             torch.compiler.reset()
             progress.update()
     return {
@@ -127,19 +150,15 @@ def _notes(left_out, emulated):
     return notes
 
 
-def _measure(variant, batch_size, backends, image_size, rounds, peak):
-    stock, ours = _pair(variant)
+def _measure(network, name, batch_size, backends, image_size, rounds, peak):
     pixel_values = torch.randn(batch_size, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        calls = {
-            backend: _prepare(backend, variant, stock, ours, pixel_values, folder)
-            for backend in tqdm(backends, desc=variant, leave=False)
-        }
-        expected = stock(pixel_values).logits
+        subject = network(name, pixel_values, folder)
+        calls = {backend: subject.prepare(backend) for backend in tqdm(backends, desc=name, leave=False)}
         with FlopCounterMode(display=False) as counter:
-            stock(pixel_values)
+            subject.stock(pixel_values)
         differences = {
-            backend: None if backend.startswith("timm") else _difference(call(), expected)
+            backend: None if backend.startswith("timm") else subject.difference(call())
             for backend, call in calls.items()
         }
         times = time_in_turn(list(calls.values()), rounds)
@@ -148,7 +167,7 @@ def _measure(variant, batch_size, backends, image_size, rounds, peak):
         rate = None if backend.endswith("int8") else peak.get(str(_dtype(backend))[6:])
         rows.append(
             {
-                "variant": variant,
+                "variant": name,
                 "batch_size": batch_size,
                 "backend": backend,
                 "milliseconds": milliseconds,
@@ -160,24 +179,39 @@ def _measure(variant, batch_size, backends, image_size, rounds, peak):
     return rows
 
 
-def _prepare(backend, variant, stock, ours, pixel_values, folder):
-    """A function without arguments that computes the logits of this batch."""
+def _classifier(variant, pixel_values, folder):
+    stock, ours = _pair(variant)
+    expected = stock(pixel_values).logits
+    size = dict(zip(("height", "width"), pixel_values.shape[2:]))
+    processor = HGNetV2ImageProcessor(size=size, crop_size=size)
+
+    def difference(output):
+        logits = torch.as_tensor(output["logits"] if isinstance(output, dict) else output.logits).float()
+        return ((logits - expected).abs().max() / expected.abs().max()).item()
+
+    def prepare_any(backend):
+        if backend.startswith("timm"):
+            return _prepare_timm(backend, variant, ours, pixel_values)
+        return prepare(stock, ours, processor, pixel_values, folder, backend)
+
+    return Network(stock, prepare_any, difference)
+
+
+def prepare(stock, ours, processor, pixel_values, folder, backend):
+    """A function without arguments that computes the outputs of these pixels."""
     dtype = _dtype(backend)
     if backend in (STOCK, "eager"):
         return partial(stock if backend == STOCK else ours, pixel_values)
-    if backend.startswith("timm"):
-        return _prepare_timm(backend, variant, ours, pixel_values, dtype)
     if backend.startswith(("optimised", "compiled")):
         return partial(optimize_for_inference(ours, dtype, compile=backend.startswith("compiled")), pixel_values)
-    exported = load_exported(
-        _export(backend, stock, ours, pixel_values, folder), str(dtype)[6:], torch.get_num_threads()
-    )
-    return partial(exported.run, pixel_values.numpy())
+    target = _export(backend, ours, processor, pixel_values, folder)
+    return partial(load_exported(target, str(dtype)[6:], torch.get_num_threads()).run, pixel_values.numpy())
 
 
-def _prepare_timm(backend, variant, ours, pixel_values, dtype):
+def _prepare_timm(backend, variant, ours, pixel_values):
     import timm
 
+    dtype = _dtype(backend)
     model = timm.create_model(f"hgnetv2_{variant}").eval().requires_grad_(False)
     trunk = {name: tensor for name, tensor in ours.state_dict().items() if not name.startswith("fc.")}
     missing, unexpected = model.load_state_dict(rename_back(trunk, LAYOUTS["timm"]), strict=False)
@@ -189,7 +223,7 @@ def _prepare_timm(backend, variant, ours, pixel_values, dtype):
     return partial(CompiledPerShape(model), pixel_values)
 
 
-def _export(backend, stock, ours, pixel_values, folder):
+def _export(backend, ours, processor, pixel_values, folder):
     """The folder for this backend, exported once for all precisions."""
     from ..inference import export as exporting
 
@@ -200,8 +234,7 @@ def _export(backend, stock, ours, pixel_values, folder):
     source = os.path.join(folder, "model")
     if not os.path.isdir(source):
         ours.save_pretrained(source)
-        size = {"height": pixel_values.shape[2], "width": pixel_values.shape[3]}
-        HGNetV2ImageProcessor(size=size, crop_size=size).save_pretrained(source)
+        processor.save_pretrained(source)
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         if kind == "openvino-int8":
             noise = os.path.join(folder, "noise")
@@ -218,12 +251,6 @@ def _write_noise(folder, size, images=20):
     for index in range(images):
         pixels = random.randint(0, 256, (*size, 3), dtype="uint8")
         PIL.Image.fromarray(pixels).save(os.path.join(folder, f"{index}.png"))
-
-
-def _difference(output, expected):
-    logits = output["logits"] if isinstance(output, dict) else output.logits
-    logits = torch.as_tensor(logits).float()
-    return ((logits - expected).abs().max() / expected.abs().max()).item()
 
 
 def _matmul_rate(dtype):
@@ -408,22 +435,22 @@ def _pair(variant):
     from transformers.models.hgnet_v2 import configuration_hgnet_v2, modeling_hgnet_v2
 
     config = HGNetV2Config.from_variant(variant, num_labels=1000)
-    ours = _with_random_statistics(modeling.HGNetV2ForImageClassification(config)).eval().requires_grad_(False)
+    ours = with_random_statistics(modeling.HGNetV2ForImageClassification(config)).eval().requires_grad_(False)
     stock_config = configuration_hgnet_v2.HGNetV2Config.from_dict(config.to_dict())
     stock = modeling_hgnet_v2.HGNetV2ForImageClassification(stock_config).eval().requires_grad_(False)
     stock.load_state_dict(ours.state_dict())
     return stock, ours
 
 
-def _with_random_statistics(model):
+def with_random_statistics(model):
     """Batch norm and LAB as after training: not the identity that a program could leave out. A fifth of the LAB scales
     is negative."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for index, (name, tensor) in enumerate(model.state_dict().items()):
-            if name.endswith(("running_mean", "normalization.bias", "lab.bias")):
+            if name.endswith(("running_mean", "normalization.bias", "norm.bias", "lab.bias")):
                 tensor.normal_(0.0, 0.1, generator=generator)
-            elif name.endswith(("running_var", "normalization.weight", "lab.scale")):
+            elif name.endswith(("running_var", "normalization.weight", "norm.weight", "lab.scale")):
                 tensor.uniform_(0.8, 1.2, generator=generator)
                 if name.endswith("lab.scale") and index % 5 == 0:
                     tensor.neg_()

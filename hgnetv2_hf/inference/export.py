@@ -28,6 +28,14 @@ from .comparison import TOLERANCE, detector_difference, end_to_end_difference, l
 from .graphs import Graph, PostProcessing, samples_of, shapes_of, trace, trace_post_processing
 from .runtime import DESCRIPTION, FORMATS, load_exported
 from .tracing import quiet
+from .transformers_js import (
+    BROWSER_TOLERANCE,
+    BrowserPostProcessing,
+    browser_difference,
+    join,
+    processing_of,
+    write_configuration,
+)
 from .writers import HALVES, JOINS, WRITERS, files_of, quantize
 
 
@@ -36,8 +44,10 @@ _MODULES = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("openvino",),
     "executorch": ("executorch",),
+    "transformers-js": ("onnx", "onnxscript", "onnxruntime"),
     "int8": ("nncf",),
 }
+_EXTRAS = {"transformers-js": "onnx"}  # where the extra is not the format's own
 _LOADERS = {
     "ForImageClassification": AutoModelForImageClassification.from_pretrained,
     "ForObjectDetection": AutoModelForObjectDetection.from_pretrained,
@@ -96,8 +106,9 @@ def export_model(
     Args:
         folder (`str` or `os.PathLike`): a converted or fine-tuned folder, or a repository on the Hub.
         output_dir (`str` or `os.PathLike`): the folder to write; complete or absent.
-        format (`"onnx"`, `"openvino"` or `"executorch"`): batch and image size stay open, a detector's sides in
-            multiples of 32; ExecuTorch's up to 8 images of 512×512, and no detectors.
+        format (`"onnx"`, `"openvino"`, `"executorch"` or `"transformers-js"`): batch and image size stay
+            open, a detector's sides in multiples of 32; ExecuTorch's up to 8 images of 512×512, and no detectors;
+            Transformers.js's take images of any size as they are, and hold the image processor.
         int8 (`bool`, defaults to `False`): post-training quantisation by NNCF (ONNX, OpenVINO); of a detector the
             convolutions.
         calibration (`str`, *optional*): a folder of images like those to come, for `int8`; the first 300 are used.
@@ -139,9 +150,16 @@ def export_model(
             raise ExportError(f"--end-to-end is for detectors, and {folder} holds none.")
         if int8 and processor is None:
             raise ExportError(f"{folder} has no image processor, so the calibration images cannot be prepared.")
+        precision = "int8" if int8 else "float16" if half else "float32"
+        if format == "transformers-js":
+            if batch_size or image_size or end_to_end:
+                raise ExportError(
+                    "For Transformers.js images keep their size, and boxes are chosen inside; leave "
+                    "--batch-size, --image-size and --end-to-end out."
+                )
+            return _export_for_browser(graph, processor, output_dir, precision, calibration)
         shapes = shapes_of(graph, format, batch_size, image_size)
         _fit(processor, graph, shapes)
-        precision = "int8" if int8 else "float16" if half else "float32"
         return _export(graph, processor, output_dir, format, precision, shapes, calibration, end_to_end)
 
 
@@ -175,6 +193,47 @@ def _export(graph, processor, output_dir, format, precision, shapes, calibration
     if further:
         notes.append(f"{further.relative_to(staging)} holds the post-processing too: labels, boxes, scores")
     return ModelExport(str(output_dir), format, graph.names, str(shapes), precision, difference, size, notes)
+
+
+def _export_for_browser(graph, processor, output_dir, precision, calibration):
+    """The ONNX file, compared as such, with the image processor before it and the choice of boxes behind it."""
+    if graph.names[0] != "logits" or processor is None:
+        raise ExportError("Transformers.js gets classifiers and detectors with an image processor.")
+    channels = getattr(graph.original.config, "num_channels", 3)
+    options = processing_of(processor, channels)
+    with tempfile.TemporaryDirectory() as scratch, atomic_folder(output_dir) as staging:
+        size = options["size"] or {}
+        # With open sides PyTorch writes a detector's positions in double, which browsers do not compute.
+        sides = (size["height"], size["width"]) if graph.is_detector and "height" in size else None
+        shapes = shapes_of(graph, "onnx", None, sides)
+        network = _export(graph, processor, Path(scratch) / "network", "onnx", precision, shapes, calibration, False)
+        after = None
+        if graph.is_detector:
+            after = Path(scratch) / "after.onnx"
+            with quiet():
+                sample = samples_of(graph, shapes, processor)[0]
+                WRITERS["onnx"](
+                    BrowserPostProcessing, trace_post_processing(graph, sample, shapes, BrowserPostProcessing), after
+                )
+        path = staging / FORMATS["onnx", precision]
+        path.parent.mkdir()
+        join(Path(network.output_dir) / FORMATS["onnx", precision], options, after, path)
+        write_configuration(graph.original.config, graph.is_detector, precision, staging)
+        description = _describe(graph, "transformers-js", precision, shapes, path, None, staging)
+        (staging / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        difference = browser_difference(path, graph, processor)
+        if precision == "float32" and not difference <= BROWSER_TOLERANCE:
+            raise ExportError(
+                f"Scores from an image's own pixels differ from the pipeline's by {difference:.1e}, more than "
+                f"{BROWSER_TOLERANCE:.0e}; nothing was written."
+            )
+        size = path.stat().st_size
+    notes = [each for each in network.notes if "holds the post-processing" not in each]
+    notes.append(f"from an image's own pixels to scores: {difference:.1e} from Python's pipeline")
+    takes = "images of any size, from 0 to 255; they are scaled inside"
+    return ModelExport(
+        str(output_dir), "transformers-js", graph.names, takes, precision, network.difference, size, notes
+    )
 
 
 def _write(graph, sample, path, format, precision, shapes, images, progress):
@@ -259,7 +318,7 @@ def _fit(processor, graph, shapes):
 
 
 def _check(format, int8, calibration, half):
-    formats = sorted({each for each, _ in FORMATS})
+    formats = sorted(_MODULES.keys() - {"int8"})
     if format not in formats:
         raise ExportError(f"There is no format {format!r}: {', '.join(formats)}.")
     if format == "executorch" and (int8 or half):
@@ -276,9 +335,8 @@ def _check(format, int8, calibration, half):
         if importlib.util.find_spec(name) is None
     ]
     if missing:
-        raise ExportError(
-            f'{", ".join(missing)} is not installed: pip install "hgnetv2-hf[{"int8," if int8 else ""}{format}]".'
-        )
+        extras = ",".join([*(["int8"] if int8 else []), _EXTRAS.get(format, format)])
+        raise ExportError(f'{", ".join(missing)} is not installed: pip install "hgnetv2-hf[{extras}]".')
     if not hasattr(torch.export, "Dim") or not hasattr(torch.export.Dim, "DYNAMIC"):
         raise ExportError(f"Exporting needs PyTorch 2.6 or newer; {torch.__version__} is installed.")
 

@@ -13,6 +13,7 @@ from ..evaluation.boxes import surest_boxes
 from ..wording import sentence
 from .detections import END_TO_END
 from .folding import FoldedConvLayer, fold
+from .late_boxes import box_chosen_places
 from .tracing import open_shapes
 
 
@@ -68,6 +69,7 @@ class Graph(nn.Module):
         self.model = copy.deepcopy(model)
         if folded:
             fold(self.model)
+            box_chosen_places(self.model)
         self.is_detector = "ForObjectDetection" in type(model).__name__
         if self.is_detector:
             self.names = ["logits", "pred_boxes"]
@@ -174,13 +176,13 @@ def trace(graph, sample, shapes):
         return _traced(graph, (sample,), {"pixel_values": {**batch, **sides}})
 
 
-def trace_post_processing(graph, sample, shapes):
-    """The same for [`PostProcessing`] behind this graph."""
+def trace_post_processing(graph, sample, shapes, processing=PostProcessing):
+    """The same for what is computed behind this graph."""
     with torch.no_grad():
         outputs = graph(sample)
-    sizes = torch.tensor([[480, 640]] * len(sample))
+    further = (torch.tensor([[480, 640]] * len(sample)),) if "sizes" in processing.input_names else ()
     batch = {} if shapes.batch_size is not None else {0: _dynamic()}
-    return _traced(PostProcessing(), (*outputs, sizes), dict.fromkeys(PostProcessing.input_names, batch))
+    return _traced(processing(), (*outputs, *further), dict.fromkeys(processing.input_names, batch))
 
 
 def _traced(module, arguments, dynamic_shapes):

@@ -10,7 +10,9 @@ from torch import nn
 
 from ..structure import contains_hgnetv2, is_network
 from .folding import fold, is_folded, is_tracing
+from .late_boxes import box_chosen_places, without_late_boxes
 from .precision import fastest_dtype, warn_if_emulated
+from .sampling import follows_detectors, sample_on_cpu
 
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -33,8 +35,9 @@ def optimize_for_inference(
             By default the model's. `"auto"` is bfloat16 where the model's device computes it natively, else float32.
             Folding is done in float64 whatever this says.
         compile (`bool`, defaults to `False`): through `torch.compile` with frozen weights, at the first call with each
-            shape of input (tens of seconds; needs a C++ compiler on CPUs). Worth it where shapes stay the same. Of a
-            detector, the backbone is compiled.
+            shape of input (tens of seconds, a detector minutes; needs a C++ compiler on CPUs). Worth it where shapes
+            stay the same. D-FINE, RT-DETR and their families are one graph with Transformers 5; of other models
+            around HGNetV2, and with Transformers 4, the backbone is compiled.
         runtime (`"torch"` or `"openvino"`, defaults to `"torch"`): `"openvino"` (the extra of this name) converts the
             model in memory, compares it with the original (1e-4), and computes on the CPU, in float32, or in bfloat16
             where OpenVINO computes it natively. What is returned takes `pixel_values` of any size, gives `logits`,
@@ -78,11 +81,13 @@ def optimize_for_inference(
     with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode could not be moved afterwards
         optimized = copy.deepcopy(model)
         fold(optimized, fused=not compile)
+        attentions = sample_on_cpu(optimized)
+        box_chosen_places(optimized)
         optimized = optimized.eval().to(dtype=dtype, memory_format=torch.channels_last).requires_grad_(False)
     optimized.__class__ = _optimized_class(type(optimized))
     optimized._forward = optimized._original_forward
     if compile:
-        _compile(optimized)
+        _compile(optimized, whole=bool(attentions) and follows_detectors())
     return optimized
 
 
@@ -101,10 +106,10 @@ def _in_other_runtime(model, dtype, compile, runtime):
     return run_in_openvino(model, OptimizedForInference, precisions[dtype])
 
 
-def _compile(optimized):
-    """Compiles the whole model, or of a detector the networks in it: its decoder would compile for many minutes."""
+def _compile(optimized, whole):
+    """Compiles the whole model, or the networks in it where Python's part of the rest would cut the graph."""
     networks = [module for module in optimized.modules() if is_network(module)]
-    if optimized in networks:
+    if whole or optimized in networks:
         optimized._forward = CompiledPerShape(optimized._forward)
         return
     for network in networks:
@@ -120,7 +125,7 @@ class OptimizedForInference:
         if args:
             args = (self._as_computed(args[0]), *args[1:])
         with torch.no_grad():
-            return self._forward(*args, **kwargs)
+            return without_late_boxes(self._forward(*args, **kwargs))
 
     def _original_forward(self, *args, **kwargs):
         return self._original.forward(self, *args, **kwargs)

@@ -81,6 +81,8 @@ def load_exported(
     """
     try:
         description = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))
+        if description["format"] == "transformers-js":
+            raise InferenceError(f"{folder} is for Transformers.js; export the model as onnx to run it in Python.")
         start = _RUNTIMES[description["format"]]
         names = list(END_TO_END) if end_to_end else description["outputs"]
         is_openvino = description["format"] == "openvino"
