@@ -5,7 +5,7 @@ from ._framework import add_command, positive_integer, probability
 
 def add(commands):
     parser = add_command(commands, "detect", "Find objects: annotated pictures and a table, at full speed.")
-    parser.add_argument("paths", nargs="+", metavar="IMAGE", help="files, folders or globs")
+    parser.add_argument("paths", nargs="+", metavar="IMAGE", help="files, folders or globs; or one video")
     parser.add_argument(
         "--model", required=True, metavar="DIR", help="a detector's folder or repository, or a folder of `export`"
     )

@@ -4,12 +4,14 @@ from ._framework import add_command, positive_integer
 
 
 def add(commands):
-    parser = add_command(
-        commands, "export", "Export a folder for ONNX Runtime, OpenVINO, ExecuTorch or Transformers.js."
-    )
+    parser = add_command(commands, "export", "Export a folder for ONNX Runtime, OpenVINO, phones or Transformers.js.")
     parser.add_argument("folder", metavar="DIR", help="a converted or fine-tuned folder, or a repository on the Hub")
     parser.add_argument("output_dir", metavar="OUT", help="the folder to write")
-    parser.add_argument("--format", choices=["onnx", "openvino", "executorch", "transformers-js"], required=True)
+    parser.add_argument(
+        "--format",
+        choices=["onnx", "openvino", "executorch", "litert", "ncnn", "coreml", "transformers-js"],
+        required=True,
+    )
     parser.add_argument(
         "--half", action="store_true", help="float16, where it does not overflow (onnx, openvino, transformers-js)"
     )

@@ -12,8 +12,7 @@ import itertools
 import json
 import os
 import time
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import PIL.Image
@@ -28,13 +27,14 @@ from ..files.journal import resume
 from ..wording import counted, printable, sentence
 from .detections import SIDES, as_objects
 from .predictors import load_predictor, recognise
+from .stages import in_stages
+from .video import detect_in_video, is_video
 
 
 FORMATS = {"csv": "detections.csv", "jsonl": "detections.jsonl", "coco": "detections.json"}
 _COCO_IMAGES = "images.json"  # what the ids of COCO's results mean
 _COLUMNS = ("image", "label", "score", *SIDES, "error")
 _JOURNAL = ".journal.jsonl"
-_BATCHES_AHEAD = 2
 
 
 @raised_as(InferenceError)
@@ -46,7 +46,9 @@ def detect(
     Finds objects and writes a folder with one annotated picture per image and a table with a row per object.
 
     Args:
-        paths (`list[str]`): files, folders (with those inside) or globs.
+        paths (`list[str]`): files, folders (with those inside) or globs; or one video, whose table then has a row per
+            object with `frame` (from 0) and `seconds`, and whose frames are drawn into `annotated.mp4` (extra `video`;
+            without sound; an interrupted run starts anew).
         model (`str` or `os.PathLike`): a detector's folder or repository, or a folder of `hgnetv2-hf export`.
         output_dir (`str` or `os.PathLike`): the folder to write; complete or absent.
         threshold (`float`, defaults to 0.5): objects have a score above it, 0…1.
@@ -65,7 +67,8 @@ def detect(
 
     Returns:
         `dict`: `images`, `unreadable`, `objects`, `resumed` (images that an earlier, interrupted run had done), and
-            `images_per_second` of this run, the loading of the model apart.
+            `images_per_second` of this run, the loading of the model apart. Of a video `frames`, `objects`, and
+            `unreadable`: 1 where it breaks off, and its last row says why.
 
     Raises:
         `InferenceError`: there are no images, the model is no detector, or the folder cannot be written. An image that
@@ -76,22 +79,21 @@ def detect(
             raise InferenceError(f"Unsupported {name} {value}: expected a positive whole number.")
     if format not in FORMATS:
         raise InferenceError(f"There is no format {format!r}: {', '.join(FORMATS)}.")
+    workers = workers or os.cpu_count() or 1
+    if any(is_video(path) for path in paths):
+        if len(paths) > 1:
+            raise InferenceError("One video at a time, and no images beside it: the table has a row per frame then.")
+        return detect_in_video(
+            paths[0], partial(_load, model, dtype, device), _answers, _draw, output_dir, threshold, format, overwrite,
+            show, top_k, pictures, batch_size, workers,
+        )  # fmt: skip
     with claim(output_dir, overwrite=overwrite, marker=FORMATS[format]):
         total = sum(1 for _ in find_images(paths))
-        detector = recognise(model)
-        if detector.task != "detector":
-            raise InferenceError(f"{detector.name} is a classifier, not a detector; use classify.")
-        predictor = load_predictor(detector, dtype, device)
+        labels, predictor, largest = _load(model, dtype, device)
+        objects_of = partial(as_objects, id2label=labels, threshold=threshold, top_k=top_k)
         key = _key(model, threshold, top_k, pictures, dtype)
-        batch_size = min(batch_size, detector.largest_batch or batch_size)
+        batch_size = min(batch_size, largest or batch_size)
         with resumable_folder(output_dir, key) as folder:
-
-            def finish(image, found, picture):
-                objects = as_objects(found, detector.labels, threshold, top_k)
-                if picture is not None:
-                    _draw(image, objects).save(folder / picture)
-                return objects
-
             with open(folder / _JOURNAL, "a+", encoding="utf-8", errors="replace") as journal:
                 used = set() if pictures else None
                 resumed = resume(journal, find_images(paths), lambda row: used is None or used.add(row["picture"]))
@@ -101,12 +103,12 @@ def detect(
                 files = itertools.islice(find_images(paths), resumed, None)
                 start = time.perf_counter()
                 with tqdm(total=total, initial=resumed, desc="detect", unit="image", mininterval=0.5) as progress:
-                    for row in _rows(files, predictor, finish, used, batch_size, workers or os.cpu_count() or 1):
+                    for row in _rows(files, predictor, objects_of, folder, used, batch_size, workers):
                         journal.write(json.dumps(row) + "\n")
                         journal.flush()
                         progress.update()
                 seconds = max(time.perf_counter() - start, 1e-9)
-                objects, unreadable = _write_table(journal, folder, format, detector.labels)
+                objects, unreadable = _write_table(journal, folder, format, labels)
             (folder / _JOURNAL).unlink()
     show(
         f"{counted(objects, 'object')} in {counted(total - unreadable, 'image')} -> {printable_path(output_dir)} "
@@ -119,44 +121,38 @@ def detect(
     return {**counts, "images_per_second": speed}
 
 
+def _load(model, dtype, device):
+    """Labels, predictor, and the largest batch that it takes, or `None`."""
+    detector = recognise(model)
+    if detector.task != "detector":
+        raise InferenceError(f"{detector.name} is a classifier, not a detector; use classify.")
+    return detector.labels, load_predictor(detector, dtype, device), detector.largest_batch
+
+
 def _key(model, *options):
     """Changes with the model and what else the journal depends on."""
     run = [os.path.abspath(model), folder_stamp(model), *options]
     return hashlib.sha256(json.dumps(run).encode()).hexdigest()[:12]
 
 
-def _rows(files, predictor, finish, used, batch_size, workers):
-    """A row per file, in their order. At most a few batches are decoded ahead of the network, and drawn behind it."""
-    with ThreadPoolExecutor(workers) as pool:
-        ahead, behind = deque(), deque()
+def _rows(files, predictor, objects_of, folder, used, batch_size, workers):
+    """A row per file, in their order; `used` are the names of pictures, or `None` where none are drawn."""
 
-        def compute(count):
-            waiting = [ahead.popleft() for _ in range(count)]
-            decoded = [future.result() for _, future in waiting]
-            good = [each for each in decoded if not isinstance(each, str)]
-            found = iter(_answers(predictor, good))
-            for (file, _), each in zip(waiting, decoded):
-                row = {"image": file, "stamp": file_stamp(file), "picture": None, "error": None}
-                if isinstance(each, str):
-                    behind.append((pool.submit(list), {**row, "error": each}))
-                    continue
-                row["picture"] = None if used is None else _unused_name(file, used)
-                behind.append((pool.submit(finish, each[0], next(found), row["picture"]), row))
+    def finish(file, decoded, found):
+        picture = None if used is None else _unused_name(file, used)
+        return partial(_finish, decoded[0], objects_of(found), picture and folder / picture)
 
-        def finished():
-            future, row = behind.popleft()
-            return {**row, "objects": future.result()}
+    staged = in_stages(files, partial(_decode, predictor), partial(_answers, predictor), finish, batch_size, workers)
+    for file, error, finished in staged:
+        objects, picture = finished or ([], None)
+        name = picture and picture.name
+        yield {"image": file, "stamp": file_stamp(file), "picture": name, "error": error, "objects": objects}
 
-        for file in files:
-            ahead.append((file, pool.submit(_decode, predictor, file)))
-            if len(ahead) == batch_size * _BATCHES_AHEAD:
-                compute(batch_size)
-            while len(behind) > batch_size * _BATCHES_AHEAD:
-                yield finished()
-        while ahead:
-            compute(min(batch_size, len(ahead)))
-        while behind:
-            yield finished()
+
+def _finish(image, objects, picture):
+    if picture is not None:
+        _draw(image, objects).save(picture)
+    return objects, picture
 
 
 def _decode(predictor, file):

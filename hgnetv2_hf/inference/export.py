@@ -26,7 +26,7 @@ from ..structure import contains_hgnetv2, is_network
 from ..wording import counted, sentence
 from .comparison import TOLERANCE, detector_difference, end_to_end_difference, largest_difference, typical_difference
 from .graphs import Graph, PostProcessing, samples_of, shapes_of, trace, trace_post_processing
-from .runtime import DESCRIPTION, FORMATS, load_exported
+from .runtime import DESCRIPTION, ELSEWHERE, FORMATS, load_exported
 from .tracing import quiet
 from .transformers_js import (
     BROWSER_TOLERANCE,
@@ -44,10 +44,14 @@ _MODULES = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("openvino",),
     "executorch": ("executorch",),
+    "litert": ("litert_torch", "ai_edge_litert"),
+    "ncnn": ("pnnx", "ncnn"),
+    "coreml": ("coremltools",),
     "transformers-js": ("onnx", "onnxscript", "onnxruntime"),
     "int8": ("nncf",),
 }
 _EXTRAS = {"transformers-js": "onnx"}  # where the extra is not the format's own
+_NO_DETECTORS = ("executorch", "litert", "ncnn", "coreml")
 _LOADERS = {
     "ForImageClassification": AutoModelForImageClassification.from_pretrained,
     "ForObjectDetection": AutoModelForObjectDetection.from_pretrained,
@@ -106,9 +110,11 @@ def export_model(
     Args:
         folder (`str` or `os.PathLike`): a converted or fine-tuned folder, or a repository on the Hub.
         output_dir (`str` or `os.PathLike`): the folder to write; complete or absent.
-        format (`"onnx"`, `"openvino"`, `"executorch"` or `"transformers-js"`): batch and image size stay
-            open, a detector's sides in multiples of 32; ExecuTorch's up to 8 images of 512×512, and no detectors;
-            Transformers.js's take images of any size as they are, and hold the image processor.
+        format (`"onnx"`, `"openvino"`, `"executorch"`, `"litert"`, `"ncnn"`, `"coreml"` or `"transformers-js"`): batch
+            and image size stay open, a detector's sides in multiples of 32; ExecuTorch's up to 8 images of 512×512.
+            LiteRT, ncnn and Core ML (which is not run here) take one image of the image processor's size, unless
+            the options say others; these four take no detectors. Transformers.js's graph takes images of any size as
+            they are, and holds the image processor.
         int8 (`bool`, defaults to `False`): post-training quantisation by NNCF (ONNX, OpenVINO); of a detector the
             convolutions.
         calibration (`str`, *optional*): a folder of images like those to come, for `int8`; the first 300 are used.
@@ -144,12 +150,16 @@ def export_model(
             graph = Graph(model, folded)
         except ValueError as error:
             raise ExportError(f"{folder} cannot be exported: {error}") from error
-        if graph.is_detector and format == "executorch":
-            raise ExportError("Detectors are exported as onnx and openvino.")
+        if graph.is_detector and format in _NO_DETECTORS:
+            raise ExportError(
+                f"{format}'s converter does not take a detector's decoder; onnx, openvino and transformers-js do."
+            )
         if end_to_end and not graph.is_detector:
             raise ExportError(f"--end-to-end is for detectors, and {folder} holds none.")
-        if int8 and processor is None:
-            raise ExportError(f"{folder} has no image processor, so the calibration images cannot be prepared.")
+        if processor is None and (int8 or graph.names[0] == "logits"):
+            raise ExportError(
+                f"{folder} has no image processor, so no image can be prepared; save one beside the model."
+            )
         precision = "int8" if int8 else "float16" if half else "float32"
         if format == "transformers-js":
             if batch_size or image_size or end_to_end:
@@ -158,7 +168,7 @@ def export_model(
                     "--batch-size, --image-size and --end-to-end out."
                 )
             return _export_for_browser(graph, processor, output_dir, precision, calibration)
-        shapes = shapes_of(graph, format, batch_size, image_size)
+        shapes = shapes_of(graph, format, batch_size, image_size, processor)
         _fit(processor, graph, shapes)
         return _export(graph, processor, output_dir, format, precision, shapes, calibration, end_to_end)
 
@@ -179,14 +189,18 @@ def _export(graph, processor, output_dir, format, precision, shapes, calibration
                 processor.save_pretrained(staging)
             description = _describe(graph, format, precision, shapes, path, further, staging)
             (staging / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-            difference = _compare(graph, load_exported(staging), precision, samples if images is None else images)
+            difference = None
+            if format not in ELSEWHERE:
+                difference = _compare(graph, load_exported(staging), precision, samples if images is None else images)
             if end_to_end:
                 _compare_end_to_end(staging, samples)
             progress.update()
         written = [*files_of(path), *(files_of(further) if further else [])]
         size = sum(file.stat().st_size for file in written)
     notes = [f"{precision}: measure its accuracy on images of your own"] if precision != "float32" else []
-    if difference is None:
+    if format in ELSEWHERE:
+        notes.append(f"not compared: it runs in {ELSEWHERE[format]} only")
+    elif difference is None:
         notes.append("not compared: on every image tried, queries score the same at the edge of the selection")
     elif precision != "float32" and graph.is_detector:
         notes.append("the difference is the median over the queries; a lower precision may choose a few others")
@@ -321,8 +335,8 @@ def _check(format, int8, calibration, half):
     formats = sorted(_MODULES.keys() - {"int8"})
     if format not in formats:
         raise ExportError(f"There is no format {format!r}: {', '.join(formats)}.")
-    if format == "executorch" and (int8 or half):
-        raise ExportError(f"{'int8' if int8 else 'float16'} is made for onnx and openvino.")
+    if format in _NO_DETECTORS and (int8 or half):
+        raise ExportError(f"{'int8' if int8 else 'float16'} is made for onnx, openvino and transformers-js.")
     if int8 and half:
         raise ExportError("--int8 and --half exclude each other; choose one.")
     if int8 != (calibration is not None):

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import math
 from typing import Optional
 
 import torch
@@ -18,6 +19,8 @@ from .tracing import open_shapes
 
 
 _STRIDE = 32  # sides of a detector's images are multiples of it
+_LARGEST = 1e30  # what no value of a network reaches; ncnn does not read float32's largest number
+FIXED = ("litert", "ncnn", "coreml")  # whose graphs take one batch and size
 _EXECUTORCH_MAXIMUM = {"batch": 8, "side": 512}  # its memory is planned for the largest input
 
 
@@ -41,8 +44,16 @@ class Shapes:
         return f"{count} images, any size" + (f" in multiples of {self.multiple}" if self.multiple > 1 else "")
 
 
-def shapes_of(graph, format, batch_size, image_size):
+def shapes_of(graph, format, batch_size, image_size, processor=None):
     """[`Shapes`] of an export with these options, `None` where one is left open."""
+    if format in FIXED:
+        batch_size = batch_size or 1
+        crop = getattr(processor, "crop_size", None) or {}
+        image_size = image_size or ((crop["height"], crop["width"]) if {"height", "width"} <= set(crop) else None)
+        if image_size is None:
+            raise ExportError(f"A graph for {format} takes images of one size; say which with --image-size H W.")
+        if batch_size > 1 and format == "ncnn":
+            raise ExportError("A graph for ncnn takes one image; leave --batch-size out.")
     if image_size is not None and graph.is_detector and any(side % _STRIDE for side in image_size):
         raise ExportError(
             f"Images of {image_size[0]}×{image_size[1]} do not fit this detector: height and width are multiples of "
@@ -77,11 +88,12 @@ class Graph(nn.Module):
             self.names = list(model.out_features)
         else:
             self.names = ["logits"] if hasattr(model, "fc") else ["last_hidden_state", "pooler_output"]
-        largest = torch.finfo(torch.float32).max
         for layer in self.modules():
             if isinstance(layer, FoldedConvLayer) and layer.minimum != 0.0 and not layer.clamps_nothing:
                 # OpenVINO joins a clamp to the convolution if it has both bounds.
-                layer.minimum, layer.maximum = max(layer.minimum, -largest), min(layer.maximum, largest)
+                layer.minimum, layer.maximum = max(layer.minimum, -_LARGEST), min(layer.maximum, _LARGEST)
+            if getattr(layer, "pool_padding", None) == -math.inf:  # ncnn reads no infinity
+                layer.pool_padding = -_LARGEST
 
     def forward(self, pixel_values):
         return self.outputs(self.model, pixel_values)

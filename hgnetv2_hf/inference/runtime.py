@@ -1,4 +1,4 @@
-"""Runs the folders that `hgnetv2-hf export` writes, through ONNX Runtime, OpenVINO or ExecuTorch."""
+"""Runs the folders that `hgnetv2-hf export` writes, through ONNX Runtime, OpenVINO, ExecuTorch, LiteRT or ncnn."""
 
 import functools
 import json
@@ -29,7 +29,11 @@ FORMATS = {
     ("openvino", "float16"): "model.xml",
     ("openvino", "int8"): "model.xml",
     ("executorch", "float32"): "model.pte",
+    ("litert", "float32"): "model.tflite",
+    ("ncnn", "float32"): "model.ncnn.param",
+    ("coreml", "float32"): "model.mlpackage",
 }
+ELSEWHERE = {"transformers-js": "Transformers.js", "coreml": "Core ML on Apple's systems"}  # not run in Python here
 DESCRIPTION = "export.json"
 _OLDER = {
     "onnx": "model.onnx",
@@ -59,8 +63,8 @@ def load_exported(
 
     Returns:
         `ExportedImageClassifier` for a classifier, `ExportedObjectDetector` for a detector, else `ExportedModel`;
-            `.dtype` says what is computed. It may be called by several threads; OpenVINO and ExecuTorch compute one
-            call after the other.
+            `.dtype` says what is computed. It may be called by several threads; all but ONNX Runtime compute one call
+            after the other.
 
     Raises:
         `InferenceError`: no such folder, a damaged file, or the runtime is not installed.
@@ -81,12 +85,14 @@ def load_exported(
     """
     try:
         description = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))
-        if description["format"] == "transformers-js":
-            raise InferenceError(f"{folder} is for Transformers.js; export the model as onnx to run it in Python.")
+        if place := ELSEWHERE.get(description["format"]):
+            raise InferenceError(f"{folder} is for {place}; export the model as onnx to run it in Python.")
         start = _RUNTIMES[description["format"]]
         names = list(END_TO_END) if end_to_end else description["outputs"]
         is_openvino = description["format"] == "openvino"
-        file = description.get("end_to_end") if end_to_end else description.get("file", _OLDER[description["format"]])
+        file = (
+            description.get("end_to_end") if end_to_end else description.get("file", _OLDER.get(description["format"]))
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InferenceError(f"{folder} holds no model that `hgnetv2-hf export` wrote ({DESCRIPTION}).") from error
     if file is None:
@@ -320,4 +326,47 @@ def _start_executorch(path, dtype, threads, names, largest_batch):
     return run
 
 
-_RUNTIMES = {"onnx": _start_onnx, "openvino": start_openvino, "executorch": _start_executorch}
+def _start_litert(path, dtype, threads, names, largest_batch):
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(str(path), num_threads=threads).get_signature_runner()
+    (name,) = runner.get_input_details()
+    return _one_at_a_time(lambda pixels: [array for _, array in sorted(runner(**{name: pixels}).items())])
+
+
+def _start_ncnn(path, dtype, threads, names, largest_batch):
+    import ncnn
+
+    network = ncnn.Net()
+    network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = False
+    if threads:
+        network.opt.num_threads = threads
+    if network.load_param(str(path)) or network.load_model(str(Path(path).with_suffix(".bin"))):
+        raise ValueError("ncnn does not read it")
+
+    def run(pixels):
+        extractor = network.create_extractor()
+        image = ncnn.Mat(np.ascontiguousarray(pixels[0])).clone()  # its own memory, which outlives the array's
+        extractor.input("in0", image)
+        return [np.array(extractor.extract(f"out{index}")[1])[None] for index in range(len(names))]
+
+    return _one_at_a_time(run)
+
+
+def _one_at_a_time(run):
+    lock = threading.Lock()
+
+    def locked(*arrays):
+        with lock:
+            return run(*arrays)
+
+    return locked
+
+
+_RUNTIMES = {
+    "onnx": _start_onnx,
+    "openvino": start_openvino,
+    "executorch": _start_executorch,
+    "litert": _start_litert,
+    "ncnn": _start_ncnn,
+}

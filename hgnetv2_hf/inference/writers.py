@@ -1,7 +1,11 @@
 """A traced graph as a file of each runtime, in float32, half or int8. Nothing is serialised here: the exporters of
-PyTorch, OpenVINO and ExecuTorch do that, ONNX Runtime's tool makes float16 of it, and NNCF int8."""
+PyTorch and of each runtime do that, ONNX Runtime's tool makes float16 of it, and NNCF int8."""
 
+import contextlib
+import os
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +52,47 @@ def write_executorch(graph, program, path):
         lowered.write_to_file(file)
 
 
-WRITERS = {"onnx": write_onnx, "openvino": write_openvino, "executorch": write_executorch}
+def write_litert(graph, program, path):
+    import litert_torch
+
+    litert_torch.convert(graph, program.example_inputs[0]).export(str(path))
+
+
+def write_ncnn(graph, program, path):
+    import pnnx
+    import torch
+
+    name = path.name.removesuffix(".ncnn.param")
+    with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
+        traced = os.path.join(scratch, f"{name}.pt")
+        torch.jit.trace(graph, program.example_inputs[0], check_trace=False).save(traced)
+        with open(os.path.join(scratch, "log"), "w") as log, contextlib.redirect_stdout(log):
+            pnnx.convert(traced, program.example_inputs[0], fp16=False)
+        for each in files_of(Path(scratch) / path.name):
+            shutil.copy(each, path.parent)
+
+
+def write_coreml(graph, program, path):
+    import coremltools
+
+    model = coremltools.convert(
+        program.run_decompositions({}),
+        minimum_deployment_target=coremltools.target.iOS17,
+        compute_precision=coremltools.precision.FLOAT32,
+        inputs=[coremltools.TensorType(name=graph.input_names[0])],
+        outputs=[coremltools.TensorType(name=name) for name in graph.names],
+    )
+    model.save(str(path))
+
+
+WRITERS = {
+    "onnx": write_onnx,
+    "openvino": write_openvino,
+    "executorch": write_executorch,
+    "litert": write_litert,
+    "ncnn": write_ncnn,
+    "coreml": write_coreml,
+}
 
 
 def halve_onnx(source, path, is_detector):
@@ -139,5 +183,7 @@ def quantize(format, source, path, images, is_detector):
 
 
 def files_of(path):
-    """What belongs to a written file: itself, and OpenVINO's weights beside it."""
-    return [each for each in (Path(path), Path(path).with_suffix(".bin")) if each.is_file()]
+    """What belongs to a written file: itself, weights beside it (OpenVINO, ncnn), or what is inside (Core ML)."""
+    if path.is_dir():
+        return [each for each in path.rglob("*") if each.is_file()]
+    return [each for each in (path, path.with_suffix(".bin")) if each.is_file()]

@@ -52,17 +52,12 @@ def onnx():
 
 
 @pytest.fixture(scope="session")
-def digits(make_once):
-    return make_once("digits-to-export", lambda path: hgnetv2_hf.convert_checkpoint("digits", path))
-
-
-@pytest.fixture(scope="session")
-def for_browser(make_once, digits, detector):
+def for_browser(make_once, digits_folder, detector):
     """A folder with `digits` and `detector` as Transformers.js takes them."""
 
     def make(path):
         path.mkdir()
-        export_model(digits, path / "digits", "transformers-js")
+        export_model(digits_folder, path / "digits", "transformers-js")
         export_model(detector, path / "detector", "transformers-js")
 
     return make_once("for-browser", make)
@@ -148,8 +143,8 @@ RUNS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
-def test_a_classifier_gives_the_pipelines_labels_and_scores(for_browser, digits, images, run):
-    classify = transformers.pipeline("image-classification", model=digits)
+def test_a_classifier_gives_the_pipelines_labels_and_scores(for_browser, digits_folder, images, run):
+    classify = transformers.pipeline("image-classification", model=str(digits_folder))
     for file, found in zip(images, run(for_browser, "image-classification", "digits", {"top_k": 10}, images)):
         expected = {each["label"]: each["score"] for each in classify(str(file), top_k=10)}
         assert {each["label"] for each in found} == set(expected)
@@ -288,8 +283,8 @@ def test_what_the_graph_cannot_do_is_said(options, message):
         processing_of(Processor(), 3)
 
 
-def test_options_that_do_not_fit_are_refused(digits, tmp_path):
+def test_options_that_do_not_fit_are_refused(digits_folder, tmp_path):
     for options in ({"batch_size": 2}, {"image_size": (64, 64)}, {"end_to_end": True}):
         with pytest.raises(ExportError):
-            export_model(digits, tmp_path / "out", "transformers-js", **options)
+            export_model(digits_folder, tmp_path / "out", "transformers-js", **options)
     assert not list(tmp_path.iterdir())
