@@ -6,7 +6,6 @@ import pickle
 import pytest
 import torch
 import transformers
-from conftest import slow_except
 from transformers.models.d_fine import modeling_d_fine
 from transformers.models.rt_detr import modeling_rt_detr
 from transformers.models.rt_detr_v2 import modeling_rt_detr_v2
@@ -88,6 +87,7 @@ def test_a_copy_computes_the_same(detector, twin_of):
     assert expected.enc_outputs_class.shape == model(pixels).enc_outputs_class.shape
 
 
+@pytest.mark.slow
 def test_it_can_be_saved_as_a_file_exported_and_compiled_from_outside(detector, tmp_path):
     model = small(detector)
     optimized, pixels = optimize_for_inference(model), pixels_of(1, 64, 64)
@@ -136,7 +136,8 @@ def test_compiled_it_computes_the_same_in_one_graph(detector):
 GOLDENS = ("dfine_n", "deim_dfine_n", "deimv2_n", "deimv2_atto", "rtdetrv2_hgnetv2_l", "paddledet_rtdetr_hgnetv2_l")
 
 
-@pytest.mark.parametrize("name", slow_except(GOLDENS, "dfine_n"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GOLDENS)
 def test_every_family_computes_the_same(converted_golden, name):
     """DEIMv2 n in float32 lies 7e-6 from its own float64, stock or optimised."""
     model = transformers.AutoModelForObjectDetection.from_pretrained(converted_golden(name)).eval()
