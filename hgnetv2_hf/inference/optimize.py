@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import threading
 from typing import TypeVar, Union
 
 import torch
@@ -181,6 +182,7 @@ class CompiledPerShape:
         self._forward = forward
         self._compiled = torch.compile(forward, dynamic=False, options=options)
         self._seen = set()
+        self._compiling = threading.Lock()
 
     def __reduce__(self):
         return CompiledPerShape, (self._forward,)
@@ -191,9 +193,9 @@ class CompiledPerShape:
         call = self._signature(args, kwargs)
         if call in self._seen:
             return self._compiled(*args, **kwargs)
-        with _frozen_weights():
+        with self._compiling, _frozen_weights():  # one thread at a time: what it sets is the process's
             output = self._compiled(*args, **kwargs)
-        self._seen.add(call)
+            self._seen.add(call)
         return output
 
     @staticmethod
