@@ -13,6 +13,7 @@ import json
 import os
 import time
 from functools import partial
+from glob import glob
 from pathlib import Path
 
 import PIL.Image
@@ -68,7 +69,7 @@ def detect(
     Returns:
         `dict`: `images`, `unreadable`, `objects`, `resumed` (images that an earlier, interrupted run had done), and
             `images_per_second` of this run, the loading of the model apart. Of a video `frames`, `objects`, and
-            `unreadable`: 1 where it breaks off, and its last row says why.
+            `unreadable`: 1 where it was not read whole, and its last row says why.
 
     Raises:
         `InferenceError`: there are no images, the model is no detector, or the folder cannot be written. An image that
@@ -81,6 +82,7 @@ def detect(
         raise InferenceError(f"There is no format {format!r}: {', '.join(FORMATS)}.")
     workers = workers or os.cpu_count() or 1
     if any(is_video(path) for path in paths):
+        paths = [file for path in paths for file in ([path] if os.path.exists(path) else sorted(glob(path)) or [path])]
         if len(paths) > 1:
             raise InferenceError("One video at a time, and no images beside it: the table has a row per frame then.")
         return detect_in_video(

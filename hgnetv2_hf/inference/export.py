@@ -213,7 +213,13 @@ def _export_for_browser(graph, processor, output_dir, precision, calibration):
     """The ONNX file, compared as such, with the image processor before it and the choice of boxes behind it."""
     if graph.names[0] != "logits" or processor is None:
         raise ExportError("Transformers.js gets classifiers and detectors with an image processor.")
-    channels = getattr(graph.original.config, "num_channels", 3)
+    config = graph.original.config
+    if not graph.is_detector and (config.problem_type == "multi_label_classification" or config.num_labels == 1):
+        raise ExportError(
+            "Transformers.js takes a softmax over a classifier's labels, and this one's scores are sigmoids; onnx has "
+            "the logits."
+        )
+    channels = getattr(config, "num_channels", 3)
     options = processing_of(processor, channels)
     with tempfile.TemporaryDirectory() as scratch, atomic_folder(output_dir) as staging:
         size = options["size"] or {}
@@ -232,7 +238,7 @@ def _export_for_browser(graph, processor, output_dir, precision, calibration):
         path = staging / FORMATS["onnx", precision]
         path.parent.mkdir()
         join(Path(network.output_dir) / FORMATS["onnx", precision], options, after, path)
-        write_configuration(graph.original.config, graph.is_detector, precision, staging)
+        write_configuration(config, graph.is_detector, precision, staging)
         description = _describe(graph, "transformers-js", precision, shapes, path, None, staging)
         (staging / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         difference = browser_difference(path, graph, processor)
@@ -350,7 +356,10 @@ def _check(format, int8, calibration, half):
     ]
     if missing:
         extras = ",".join([*(["int8"] if int8 else []), _EXTRAS.get(format, format)])
-        raise ExportError(f'{", ".join(missing)} is not installed: pip install "hgnetv2-hf[{extras}]".')
+        raise ExportError(
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed: "
+            f'pip install "hgnetv2-hf[{extras}]".'
+        )
     if not hasattr(torch.export, "Dim") or not hasattr(torch.export.Dim, "DYNAMIC"):
         raise ExportError(f"Exporting needs PyTorch 2.6 or newer; {torch.__version__} is installed.")
 
@@ -364,7 +373,7 @@ def _load(folder):
         if loader is None:
             raise ExportError(f"{folder} holds a {architecture}, which is no classifier, backbone or detector.")
         model = loader(folder, dtype=torch.float32).eval()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ExportError(f"{folder} is no model that can be loaded: {sentence(error)[:300]}") from error
     if not contains_hgnetv2(model) or (architecture.endswith("Model") and not is_network(model)):
         raise ExportError(f"{folder} holds a {architecture}, which is not HGNetV2 nor a detector with it.")

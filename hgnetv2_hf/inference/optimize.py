@@ -32,7 +32,7 @@ def optimize_for_inference(
     Args:
         model (`nn.Module`): a classifier, a backbone or anything that contains HGNetV2 (D-FINE, RT-DETR, …) in
             evaluation mode, of stock Transformers, this package or remote code. It is left as it is.
-        dtype (`torch.dtype` or `"auto"`, *optional*): the precision to run in, e.g. `torch.bfloat16`; inputs are cast.
+        dtype (`torch.dtype` or `str`, *optional*): the precision to run in, e.g. `torch.bfloat16`; inputs are cast.
             By default the model's. `"auto"` is bfloat16 where the model's device computes it natively, else float32.
             Folding is done in float64 whatever this says.
         compile (`bool`, defaults to `False`): through `torch.compile` with frozen weights, at the first call with each
@@ -73,6 +73,7 @@ def optimize_for_inference(
         >>> bool((got - expected).abs().max() <= 1e-5 * expected.abs().max())
         True
     """
+    dtype = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
     _check(model, dtype)
     if runtime != "torch":
         return _in_other_runtime(model, dtype, compile, runtime)

@@ -21,7 +21,7 @@ from ..wording import sentence
 from .detections import detections_of
 from .optimize import optimize_for_inference
 from .precision import fastest_dtype, warn_if_emulated
-from .runtime import DESCRIPTION, is_exported, load_exported
+from .runtime import DESCRIPTION, is_exported, load_exported, refuse_elsewhere
 
 
 TASKS = {"ForImageClassification": "classifier", "ForObjectDetection": "detector"}
@@ -83,12 +83,15 @@ def _recognise_exported(folder, name):
     try:
         description = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))
         task, runtime = _EXPORTED.get(tuple(description["outputs"])), description["format"]
+        refuse_elsewhere(name, description)
         shapes = description.get("shapes")
         if shapes is None:  # of an older version, whose detectors take one image
             largest = 1 if task == "detector" else (description.get("maximum") or {}).get("batch")
         else:
             largest = shapes["batch_size"] or shapes["largest_batch"]
         config = AutoConfig.from_pretrained(folder)
+    except InferenceError:
+        raise
     except (*_UNLOADABLE, TypeError, AttributeError) as error:
         raise InferenceError(f"{name} is no exported folder that can be read: {sentence(error)[:300]}") from error
     if task is None:

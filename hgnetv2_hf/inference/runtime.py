@@ -47,6 +47,12 @@ def is_exported(folder: Union[str, os.PathLike]) -> bool:
     return (Path(folder) / DESCRIPTION).is_file()
 
 
+def refuse_elsewhere(folder, description):
+    """Raises `InferenceError` where the folder's graph does not run in Python."""
+    if place := ELSEWHERE.get(description["format"]):
+        raise InferenceError(f"{folder} is for {place}; export the model as onnx to run it in Python.")
+
+
 @raised_as(InferenceError)
 def load_exported(
     folder: Union[str, os.PathLike], dtype: str = "float32", threads: Optional[int] = None, end_to_end: bool = False
@@ -85,8 +91,7 @@ def load_exported(
     """
     try:
         description = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))
-        if place := ELSEWHERE.get(description["format"]):
-            raise InferenceError(f"{folder} is for {place}; export the model as onnx to run it in Python.")
+        refuse_elsewhere(folder, description)
         start = _RUNTIMES[description["format"]]
         names = list(END_TO_END) if end_to_end else description["outputs"]
         is_openvino = description["format"] == "openvino"

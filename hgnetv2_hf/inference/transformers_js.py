@@ -70,6 +70,11 @@ def processing_of(processor, channels):
             unsupported.append(f"resample={options['resample']} (bilinear 2 and bicubic 3 are)")
     if not options.get("do_convert_rgb", True):
         unsupported.append("do_convert_rgb=False")
+    smallest = min(size.values(), default=math.inf) if "shortest_edge" in size else math.inf
+    if options.get("do_center_crop") and options.get("do_resize", True):
+        for side in ("height", "width"):
+            if crop[side] > size.get(side, smallest):
+                raise ExportError(f"The image processor's crop_size {crop} is larger than its size {size}.")
     if unsupported:
         raise ExportError(f"The image processor's {', '.join(unsupported)} is not exported for Transformers.js.")
     return {
@@ -207,7 +212,7 @@ def _resized(build, pixels, sizes, mode):
         sizes,
         mode=mode,
         antialias=1,
-        exclude_outside=1 if mode == "cubic" else 0,  # at the border, as PIL
+        exclude_outside=1,  # at the border, as PIL
         cubic_coeff_a=-0.5,
         coordinate_transformation_mode="half_pixel",
     )
@@ -218,7 +223,8 @@ def _resized(build, pixels, sizes, mode):
 def _cropped(build, pixels, crop):
     sides = build("Slice", build("Shape", pixels), np.array([2]), np.array([4]))
     start = build("Div", build("Sub", sides, np.array(crop)), np.array([2]))
-    return build("Slice", pixels, start, build("Add", start, np.array(crop)), np.array([2, 3]))
+    cropped = build("Slice", pixels, start, build("Add", start, np.array(crop)), np.array([2, 3]))
+    return build("Reshape", cropped, np.array([0, 0, *crop]))  # an image that is smaller is an error
 
 
 def join(network, options, post_processing, path):
@@ -260,7 +266,6 @@ def write_configuration(config, is_detector, precision, folder):
         **({"backbone_config": {"model_type": _REFUSED}} if is_detector else {"layer_type": _REFUSED}),
         "id2label": {str(index): label for index, label in config.id2label.items()},
         "label2id": config.label2id,
-        "problem_type": config.problem_type,
         "transformers.js_config": {"dtype": _DTYPES[precision]},
     }
     processor = {
@@ -304,5 +309,5 @@ def _images():
     random = np.random.RandomState(0)
     for width, height in ((640, 427), (333, 500), (900, 1200), (150, 90)):
         coarse = PIL.Image.fromarray(random.randint(0, 256, (8, 8, 3), dtype="uint8")).resize((width, height))
-        noise = random.randint(-20, 21, (height, width, 3))
+        noise = random.randint(-60, 61, (height, width, 3))
         yield PIL.Image.fromarray((np.asarray(coarse).astype("int64") + noise).clip(0, 255).astype("uint8"))

@@ -1,6 +1,8 @@
 """Objects in a video, as an annotated video and a table, frame after frame in constant memory, through PyAV."""
 
+import contextlib
 import csv
+import errno
 import fractions
 import importlib.util
 import json
@@ -23,6 +25,7 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpe
 TABLES = {"csv": "detections.csv", "jsonl": "detections.jsonl"}
 _COLUMNS = ("frame", "seconds", "label", "score", *SIDES, "error")
 _ANNOTATED = "annotated.mp4"
+_SLACK = 0.1  # seconds
 _CODECS = ("libx264", "mpeg4")  # the first that PyAV was built with
 
 
@@ -44,7 +47,7 @@ def detect_in_video(
         output_dir, threshold, format, overwrite, show, top_k, batch_size, workers: see `detect`.
 
     Returns:
-        `dict`: `frames`, `objects`, and `unreadable`: 1 where the video broke off, 0 else.
+        `dict`: `frames`, `objects`, and `unreadable`: 1 where it was not read whole, 0 else.
 
     Raises:
         `InferenceError`: PyAV is not installed, or the file is no video that can be opened.
@@ -57,9 +60,12 @@ def detect_in_video(
 
     try:
         container = av.open(os.fspath(path))
-        stream = container.streams.video[0]
-    except (av.error.FFmpegError, OSError, IndexError, ValueError) as error:
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InferenceError(f"{path} is no video that can be opened: {sentence(error)[:200]}") from error
+    if not container.streams.video:
+        container.close()
+        raise InferenceError(f"{path} is no video that can be opened: there are no pictures in it.")
+    stream = container.streams.video[0]
     with container, claim(output_dir, overwrite=overwrite, marker=TABLES[format]):
         labels, predictor, largest = load()
         with atomic_folder(output_dir) as folder:
@@ -85,7 +91,8 @@ def detect_in_video(
                         for each in objects:
                             write({"frame": number, "seconds": time, **_columns(each)})
                         if writer is not None:
-                            writer.add(annotated, time)
+                            with _written():
+                                writer.add(annotated, time)
                         counts["frames"] += 1
                         counts["objects"] += len(objects)
                         progress.update()
@@ -93,29 +100,63 @@ def detect_in_video(
                     counts["unreadable"] = 1
                     write({"frame": counts["frames"], "error": problem[0]})
                 if writer is not None:
-                    writer.close()
+                    with _written():
+                        writer.close()
             if not counts["frames"]:
                 raise InferenceError(f"No frame of {path} can be read{': ' + problem[0] if problem else ''}.")
     show(
         f"{counted(counts['objects'], 'object')} in {counted(counts['frames'], 'frame')} -> "
         f"{printable_path(output_dir)} ({_ANNOTATED + ' and ' if pictures else ''}{TABLES[format]})"
-        + (f"; the video breaks off there: {problem[0]}" if problem else "")
+        + (f"; not the whole video: {problem[0]}" if problem else "")
     )
     return counts
 
 
-def _frames(container, stream, problem):
-    """`(number, seconds, image)` of each, upright; what ends them early goes to `problem`."""
+@contextlib.contextmanager
+def _written():
     import av
 
     try:
+        yield
+    except (av.error.FFmpegError, ValueError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        raise InferenceError(
+            f"The annotated video cannot be written: {sentence(error)[:200]}; --no-pictures writes the table alone."
+        ) from error
+
+
+def _frames(container, stream, problem):
+    """`(number, seconds, image)` of each, upright; what ends them early or damages some goes to `problem`."""
+    import av
+
+    number, end, damaged = -1, 0.0, 0
+    try:
         for number, frame in enumerate(container.decode(stream)):
+            damaged += frame.is_corrupt
             seconds = frame.time if frame.time is not None else number / float(stream.average_rate or 25)
             turns = round(getattr(frame, "rotation", 0) / 90) % 4
             image = frame.to_image()
+            lasts = (frame.duration or 0) * (frame.time_base or 0) or 1 / (stream.average_rate or 25)
+            end = float(seconds + lasts)
             yield number, round(seconds, 6), image.rotate(90 * turns, expand=True) if turns else image
+        stated = _stated_length(container, stream)
+        if number + 1 < stream.frames:
+            problem.append(f"{number + 1} of {stream.frames} frames can be read")
+        elif end < 0.95 * stated - _SLACK:
+            problem.append(f"it ends after {end:.2f} of {stated:.2f} seconds")
+        elif damaged:
+            problem.append(f"{damaged} frames are damaged")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         problem.append(printable(sentence(error))[:200])
+
+
+def _stated_length(container, stream):
+    """Seconds, or 0 where the file does not say."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    is_alone = len(container.streams) == 1  # else sound may last longer
+    return (container.duration or 0) / 1e6 if is_alone else 0.0
 
 
 def _columns(each):

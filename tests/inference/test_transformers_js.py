@@ -185,10 +185,11 @@ def test_a_detector_gives_the_pipelines_boxes(for_browser, detector, images, run
             size={"shortest_edge": 57}, crop_size={"height": 32, "width": 48}, resample=3
         ),
         hgnetv2_hf.HGNetV2ImageProcessor(image_mean=[0.5], image_std=[0.25]),
+        hgnetv2_hf.HGNetV2ImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False),  # with its border
     ],
-    ids=["default", "bicubic", "grey"],
+    ids=["default", "bicubic", "grey", "whole"],
 )
-@pytest.mark.parametrize("size", [(300, 200), (97, 120), (40, 40)])
+@pytest.mark.parametrize("size", [(300, 200), (97, 120), (40, 40), (329, 382)])
 def test_pixels_in_the_graph_are_those_of_the_image_processor(processor, size):
     import onnxruntime
 
@@ -197,7 +198,7 @@ def test_pixels_in_the_graph_are_those_of_the_image_processor(processor, size):
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     random = np.random.RandomState(0)
     coarse = PIL.Image.fromarray(random.randint(0, 256, (8, 8, 3), dtype="uint8")).resize(size)
-    noise = random.randint(-20, 21, (size[1], size[0], 3))
+    noise = random.randint(-90, 91, (size[1], size[0], 3))
     image = PIL.Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype("uint8"))
     pixels = np.asarray(image, "float32").transpose(2, 0, 1)[None]
     (got,) = session.run(None, {"pixel_values": pixels})
@@ -263,6 +264,30 @@ def test_transformers_in_python_refuses_the_folder(for_browser):
             AutoImageProcessor.from_pretrained(for_browser / name)
         with pytest.raises(InferenceError, match="is for Transformers.js"):
             load_exported(for_browser / name)
+
+
+def test_an_image_that_is_smaller_than_the_crop_is_an_error():
+    import onnxruntime
+
+    processor = hgnetv2_hf.HGNetV2ImageProcessor(do_resize=False, crop_size=32)
+    graph = preprocessing(processing_of(processor, 3), opset=18, ir_version=10)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    for height, width in ((31, 33), (3, 90), (2, 2), (16, 64), (64, 31)):
+        with pytest.raises(Exception, match="Reshape"):
+            session.run(None, {"pixel_values": np.zeros((1, 3, height, width), "float32")})
+    (cropped,) = session.run(None, {"pixel_values": np.zeros((1, 3, 33, 40), "float32")})
+    assert cropped.shape == (1, 3, 32, 32)
+    with pytest.raises(ExportError, match="larger than its size"):
+        processing_of(hgnetv2_hf.HGNetV2ImageProcessor(size={"shortest_edge": 32}, crop_size=48), 3)
+
+
+@pytest.mark.parametrize("options", [{"num_labels": 1}, {"problem_type": "multi_label_classification"}])
+def test_scores_that_are_no_softmax_are_refused(tmp_path, tiny_fields, options):
+    config = hgnetv2_hf.HGNetV2Config(**{**tiny_fields, "num_labels": 3, **options})
+    hgnetv2_hf.HGNetV2ForImageClassification(config).save_pretrained(tmp_path / "model")
+    hgnetv2_hf.HGNetV2ImageProcessor().save_pretrained(tmp_path / "model")
+    with pytest.raises(ExportError, match="this one's scores are sigmoids"):
+        export_model(tmp_path / "model", tmp_path / "out", "transformers-js")
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,35 @@ def test_a_video_that_breaks_off_keeps_what_was_read(detector, tmp_path):
     video.write_bytes(data[: len(data) // 2] + bytes(5000))
     said = []
     counts = detect([str(video)], detector, tmp_path / "out", 0.3, pictures=False, show=said.append)
-    assert 1 <= counts["frames"] < 40 and len(said) == 1
+    assert 1 <= counts["frames"] < 40 and counts["unreadable"] == 1
+    (line,) = said
+    assert "not the whole video" in line
+    with open(tmp_path / "out" / "detections.csv", encoding="utf-8", newline="") as file:
+        assert list(csv.DictReader(file))[-1]["error"]
+
+
+def test_a_video_that_ends_before_its_length_is_not_whole(detector, tmp_path):
+    video = write_video(tmp_path / "long.mkv", count=60, codec="ffv1")
+    video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    said = []
+    counts = detect([str(video)], detector, tmp_path / "out", 0.3, pictures=False, show=said.append)
+    assert counts["frames"] < 40 and counts["unreadable"] == 1 and "it ends after" in said[0]
+
+
+def test_what_no_codec_can_write_is_said(detector, tmp_path):
+    video = tmp_path / "gaps.mkv"
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for index in range(4):
+            frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), dtype="uint8"), format="rgb24")
+            frame.pts = index * 25_000_000
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(InferenceError, match="--no-pictures writes the table alone"):
+        detect([str(video)], detector, tmp_path / "out", 0.3, show=str)
+    assert not (tmp_path / "out").exists()
+    assert detect([str(video)], detector, tmp_path / "out", 0.3, pictures=False, show=str)["frames"] == 4
 
 
 def test_what_is_no_video_is_said_in_one_sentence(detector, video, tmp_path):
@@ -92,6 +120,16 @@ def test_what_is_no_video_is_said_in_one_sentence(detector, video, tmp_path):
     for name in ("text.mp4", "empty.mkv", "missing.mov"):
         with pytest.raises(InferenceError, match="is no video that can be opened"):
             detect([str(tmp_path / name)], detector, tmp_path / "out", show=str)
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), "float32"), format="fltp", layout="mono")
+        frame.rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(InferenceError, match="there are no pictures in it"):
+        detect([str(tmp_path / "sound.mp4")], detector, tmp_path / "out", show=str)
+    with pytest.raises(InferenceError, match="One video at a time"):
+        detect([str(tmp_path / "*.mp4")], detector, tmp_path / "out", show=str)
     with pytest.raises(InferenceError, match="One video at a time"):
         detect([str(video), str(tmp_path)], detector, tmp_path / "out", show=str)
     with pytest.raises(InferenceError, match="csv or jsonl, not coco"):
