@@ -135,7 +135,7 @@ def _frames(container, stream, problem):
         for number, frame in enumerate(container.decode(stream)):
             damaged += frame.is_corrupt
             seconds = frame.time if frame.time is not None else number / float(stream.average_rate or 25)
-            turns = round(getattr(frame, "rotation", 0) / 90) % 4
+            turns = round(frame.rotation / 90) % 4
             image = frame.to_image()
             lasts = (frame.duration or 0) * (frame.time_base or 0) or 1 / (stream.average_rate or 25)
             end = float(seconds + lasts)
