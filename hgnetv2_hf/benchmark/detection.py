@@ -18,7 +18,7 @@ from transformers import RTDetrImageProcessor, pipeline
 from transformers.image_utils import load_image
 
 from ..errors import HGNetV2Error
-from ..files.images import find_images
+from ..files.images import find_images, printable_path
 from ..inference.comparison import detector_difference
 from ..inference.detect import detect
 from ..inference.detections import SIDES
@@ -137,7 +137,7 @@ def benchmark_files(build, name, photos, backends, rounds=3, threads=None):
             "backend": backend,
             "images_per_second": speed,
             "ratio": speed / speeds[STOCK],
-            "pixels": _largest_distance(runs[backend][0][1], expected, threshold),
+            "pixels": _largest_distance(runs[backend][0][1], files, expected, threshold),
         }
         for backend, speed in speeds.items()
     ]
@@ -169,14 +169,15 @@ def _through_detect(model, photos, threshold, output):
         return counts["images_per_second"], [json.loads(line) for line in file]
 
 
-def _largest_distance(rows, expected, threshold):
+def _largest_distance(rows, files, expected, threshold):
     """In pixels, `None` of the pipeline, whose edges are whole pixels; infinite where a box is missing on one side."""
     if rows is None:
         return None
-    files = list(dict.fromkeys(row["image"] for row in rows))
+    of_file = {printable_path(file): [] for file in files}  # one without objects has no row
+    for row in rows:
+        of_file[row["image"]].append((row["label"], row["score"], [row[side] for side in SIDES]))
     largest = 0.0
-    for file, boxes in zip(files, expected):
-        found = [(row["label"], row["score"], [row[side] for side in SIDES]) for row in rows if row["image"] == file]
+    for boxes, found in zip(expected, of_file.values()):
         for some, others in ((boxes, found), (found, boxes)):
             for label, score, edges in some:
                 if score > threshold + _ROUNDING:

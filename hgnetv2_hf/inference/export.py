@@ -211,16 +211,15 @@ def _export(graph, processor, output_dir, format, precision, shapes, calibration
 
 def _export_for_browser(graph, processor, output_dir, precision, calibration):
     """The ONNX file, compared as such, with the image processor before it and the choice of boxes behind it."""
-    if graph.names[0] != "logits" or processor is None:
-        raise ExportError("Transformers.js gets classifiers and detectors with an image processor.")
+    if graph.names[0] != "logits":
+        raise ExportError("Transformers.js runs classifiers and detectors; export a backbone as onnx.")
     config = graph.original.config
     if not graph.is_detector and (config.problem_type == "multi_label_classification" or config.num_labels == 1):
         raise ExportError(
             "Transformers.js takes a softmax over a classifier's labels, and this one's scores are sigmoids; onnx has "
             "the logits."
         )
-    channels = getattr(config, "num_channels", 3)
-    options = processing_of(processor, channels)
+    options = processing_of(processor, getattr(config, "num_channels", 3))
     with tempfile.TemporaryDirectory() as scratch, atomic_folder(output_dir) as staging:
         size = options["size"] or {}
         # With open sides PyTorch writes a detector's positions in double, which browsers do not compute.
@@ -248,8 +247,7 @@ def _export_for_browser(graph, processor, output_dir, precision, calibration):
                 f"{BROWSER_TOLERANCE:.0e}; nothing was written."
             )
         size = path.stat().st_size
-    notes = [each for each in network.notes if "holds the post-processing" not in each]
-    notes.append(f"from an image's own pixels to scores: {difference:.1e} from Python's pipeline")
+    notes = [*network.notes, f"from an image's own pixels to scores: {difference:.1e} from Python's pipeline"]
     takes = "images of any size, from 0 to 255; they are scaled inside"
     return ModelExport(
         str(output_dir), "transformers-js", graph.names, takes, precision, network.difference, size, notes

@@ -20,7 +20,7 @@ from .tracing import open_shapes
 
 _STRIDE = 32  # sides of a detector's images are multiples of it
 _LARGEST = 1e30  # what no value of a network reaches; ncnn does not read float32's largest number
-FIXED = ("litert", "ncnn", "coreml")  # whose graphs take one batch and size
+_FIXED = ("litert", "ncnn", "coreml")  # whose graphs take one batch and size
 _EXECUTORCH_MAXIMUM = {"batch": 8, "side": 512}  # its memory is planned for the largest input
 
 
@@ -46,7 +46,7 @@ class Shapes:
 
 def shapes_of(graph, format, batch_size, image_size, processor=None):
     """[`Shapes`] of an export with these options, `None` where one is left open."""
-    if format in FIXED:
+    if format in _FIXED:
         batch_size = batch_size or 1
         crop = getattr(processor, "crop_size", None) or {}
         image_size = image_size or ((crop["height"], crop["width"]) if {"height", "width"} <= set(crop) else None)

@@ -9,7 +9,8 @@ from torch import nn
 def box_chosen_places(model):
     """Lets every detector in this model, in place, compute the boxes of the places that it chooses only."""
     for module in list(model.modules()):
-        if isinstance(getattr(module, "enc_bbox_head", None), nn.Module):
+        is_known = type(module).forward.__module__.startswith("transformers.models.")  # others may read all boxes
+        if is_known and isinstance(getattr(module, "enc_bbox_head", None), nn.Module):
             module.enc_bbox_head = _LateHead(module.enc_bbox_head)
 
 

@@ -302,14 +302,12 @@ def start_openvino(model, dtype, threads, names, largest_batch=None):
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     request = openvino_core().compile_model(model, "CPU", options).create_infer_request()
-    one_at_a_time = threading.Lock()
 
     def run(*arrays):
-        with one_at_a_time:
-            outputs = request.infer(list(arrays), share_inputs=True)
-            return [outputs[index] for index in range(len(names))]
+        outputs = request.infer(list(arrays), share_inputs=True)
+        return [outputs[index] for index in range(len(names))]
 
-    return run
+    return _one_at_a_time(run)
 
 
 def _start_executorch(path, dtype, threads, names, largest_batch):
@@ -317,18 +315,16 @@ def _start_executorch(path, dtype, threads, names, largest_batch):
     from executorch.runtime import Runtime
 
     method = Runtime.get().load_program(str(path)).load_method("forward")
-    one_at_a_time = threading.Lock()
 
     def run(pixel_values):
         largest = largest_batch or len(pixel_values)
-        with one_at_a_time:
-            parts = [
-                [output.numpy().copy() for output in method.execute([torch.from_numpy(np.ascontiguousarray(part))])]
-                for part in (pixel_values[start : start + largest] for start in range(0, len(pixel_values), largest))
-            ]
+        parts = [
+            [output.numpy().copy() for output in method.execute([torch.from_numpy(np.ascontiguousarray(part))])]
+            for part in (pixel_values[start : start + largest] for start in range(0, len(pixel_values), largest))
+        ]
         return [np.concatenate(outputs) for outputs in zip(*parts)]
 
-    return run
+    return _one_at_a_time(run)
 
 
 def _start_litert(path, dtype, threads, names, largest_batch):

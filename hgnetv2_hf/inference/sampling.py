@@ -91,8 +91,11 @@ def sample_on_cpu(model):
     found = 0
     for module in list(model.modules()):
         function = vars(sys.modules[type(module).__module__]).get(_FUNCTION)
-        if type(getattr(module, "attn", None)).__name__ == "MultiScaleDeformableAttention":
+        attention = getattr(module, "attn", None)
+        if type(attention).__name__ == "MultiScaleDeformableAttention" and _is_known_module(type(attention)):
             module.attn = _Sampling(module.attn)
+        elif "forward" in vars(module):
+            continue  # somebody else's, which would be lost
         elif hasattr(module, "sampling_offsets") and function is not None and _is_known(function):
             if hasattr(module, "ms_deformable_attn_core"):
                 module.ms_deformable_attn_core = functools.partial(_sample, function)
@@ -158,15 +161,33 @@ class _ForwardWith:
 
 @functools.lru_cache
 def _is_known(function):
-    """Whether a function of this name computes what ours does: in float64, on points inside and outside."""
+    """Whether a function of this name computes what ours does."""
+    return _computes_the_same(lambda *inputs: function(*inputs, "default"))
+
+
+@functools.lru_cache
+def _is_known_module(kind):
+    """Whether a module of RT-DETR's name computes what ours does."""
+
+    def run(value, shapes, locations, weights, points):
+        levels = (len(points), points[0])
+        return kind()(
+            value, torch.tensor(shapes), shapes, None, locations.unflatten(3, levels), weights.unflatten(3, levels), 64
+        )
+
+    return _computes_the_same(run)
+
+
+def _computes_the_same(run):
+    """In float64, on points inside and outside of the image."""
     generator = torch.Generator().manual_seed(0)
-    shapes, points = [(3, 4), (2, 5)], [2, 1]
+    shapes, points = [(3, 4), (2, 5)], [2, 2]
     value = torch.randn(2, 22, 2, 3, dtype=torch.float64, generator=generator)
-    locations = torch.rand(2, 4, 2, 3, 2, dtype=torch.float64, generator=generator) * 1.6 - 0.3
-    weights = torch.rand(2, 4, 2, 3, dtype=torch.float64, generator=generator)
+    locations = torch.rand(2, 4, 2, 4, 2, dtype=torch.float64, generator=generator) * 1.6 - 0.3
+    weights = torch.rand(2, 4, 2, 4, dtype=torch.float64, generator=generator)
     try:
-        expected = function(value, shapes, locations, weights, points, "default")
-    except (TypeError, ValueError, RuntimeError):
+        expected = run(value, shapes, locations, weights, points)
+    except (TypeError, ValueError, RuntimeError, AttributeError):
         return False
     got = sample_points(value, shapes, locations, weights, points)
     return got.shape == expected.shape and torch.allclose(got, expected, rtol=0, atol=_SAME)

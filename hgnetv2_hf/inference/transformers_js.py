@@ -18,7 +18,7 @@ from ..errors import ExportError
 from ..evaluation.boxes import surest_boxes
 
 
-MODEL_TYPES = {"classifier": "resnet", "detector": "d_fine"}  # which Transformers.js knows, and runs any graph of
+_CLASSIFIER, _DETECTOR = "resnet", "d_fine"  # types which Transformers.js knows, and runs any graph of
 _DTYPES = {"float32": "fp32", "float16": "fp16", "int8": "q8"}
 _REFUSED = "a graph for Transformers.js, and no weights"  # where Python's configuration expects something it knows
 _MODES = {2: "linear", 3: "cubic"}  # PIL's bilinear and bicubic, both with antialiasing
@@ -26,6 +26,7 @@ BROWSER_TOLERANCE = 1e-3  # of a score
 _FILLING = 1000  # classes that share what the score of a query leaves to 1
 _NOTHING = -100.0
 _LARGEST_SHORTEST_SIDE = 8192  # of an image; beyond, a side may come out one pixel larger or smaller
+_HALF = 0.5001  # PIL rounds halves up, which float32 may bring a little below
 _FLOAT, _INT64 = 1, 7  # of ONNX
 
 
@@ -76,7 +77,10 @@ def processing_of(processor, channels):
             if crop[side] > size.get(side, smallest):
                 raise ExportError(f"The image processor's crop_size {crop} is larger than its size {size}.")
     if unsupported:
-        raise ExportError(f"The image processor's {', '.join(unsupported)} is not exported for Transformers.js.")
+        raise ExportError(
+            f"The image processor's {', '.join(unsupported)} is not exported for Transformers.js; onnx leaves images "
+            "to you."
+        )
     return {
         "size": size if options.get("do_resize", True) else None,
         "mode": _MODES.get(options.get("resample", 2)),
@@ -216,7 +220,7 @@ def _resized(build, pixels, sizes, mode):
         cubic_coeff_a=-0.5,
         coordinate_transformation_mode="half_pixel",
     )
-    levels = build("Floor", build("Add", scaled, np.float32(0.5001)))
+    levels = build("Floor", build("Add", scaled, np.float32(_HALF)))
     return build("Clip", levels, np.float32(0), np.float32(255))
 
 
@@ -262,7 +266,7 @@ def write_configuration(config, is_detector, precision, folder):
     """`config.json` and `preprocessor_config.json`, which Transformers.js reads and Transformers in Python refuses: a
     model with its weights in a graph is none of its models."""
     model = {
-        "model_type": MODEL_TYPES["detector" if is_detector else "classifier"],
+        "model_type": _DETECTOR if is_detector else _CLASSIFIER,
         **({"backbone_config": {"model_type": _REFUSED}} if is_detector else {"layer_type": _REFUSED}),
         "id2label": {str(index): label for index, label in config.id2label.items()},
         "label2id": config.label2id,
@@ -280,8 +284,8 @@ def write_configuration(config, is_detector, precision, folder):
 
 def browser_difference(path, graph, processor):
     """
-    How far what Transformers.js computes from this graph lies from what Python's pipeline does, on images of three
-    sizes: the largest difference of a score, of all labels or of the boxes' whose order is certain.
+    How far what Transformers.js computes from this graph lies from what Python's pipeline does, on images of several
+    sizes: the largest difference of a score, of all labels, or of the detections one by one.
     """
     import onnxruntime
 

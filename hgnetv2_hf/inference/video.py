@@ -75,7 +75,7 @@ def detect_in_video(
 
                 def finish(frame, decoded, found):
                     objects = as_objects(found, labels, threshold, top_k)
-                    return partial(lambda: (objects, draw(decoded[0], objects) if pictures else None))
+                    return lambda: (objects, draw(decoded[0], objects) if pictures else None)
 
                 counts, problem = {"frames": 0, "objects": 0, "unreadable": 0}, []
                 staged = in_stages(

@@ -5,6 +5,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import re
 import signal
@@ -16,9 +17,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import transformers
 from packaging.requirements import Requirement
 
 import hgnetv2_hf
+from hgnetv2_hf.benchmark import detection
 from hgnetv2_hf.benchmark import inference as benchmark_module
 from hgnetv2_hf.benchmark.backends import BACKENDS, DEFAULT_BACKENDS
 from hgnetv2_hf.cli import main
@@ -214,6 +217,58 @@ def test_the_old_name_of_backends_still_works(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["benchmark", "--help"])
     assert "--ways" not in capsys.readouterr().out
+
+
+def small_detector(detector):
+    return lambda name: transformers.AutoModelForObjectDetection.from_pretrained(detector)
+
+
+def test_benchmark_measures_detectors(detector):
+    result = detection.benchmark_detectors(
+        small_detector(detector), ["dfine-n"], [1, 2], ["eager", "optimised"], image_size=64, rounds=1
+    )
+    rows = [(row["variant"], row["batch_size"], row["backend"]) for row in result["rows"]]
+    assert rows == [("dfine-n", size, each) for size in (1, 2) for each in ("stock", "eager", "optimised")]
+    assert all(row["milliseconds"] > 0 and row["share_of_peak"] > 0 for row in result["rows"])
+    for row in result["rows"]:
+        bound = 1e-3 if row["backend"] == "optimised" else 0  # the small detector's random heads enlarge rounding
+        assert row["difference"] is None or row["difference"] <= bound
+    for options, message in (
+        ({"image_size": 100}, "multiples of 32"),
+        ({"backends": ["timm"]}, "no detectors in timm"),
+    ):
+        with pytest.raises(HGNetV2Error, match=message):
+            detection.benchmark_detectors(small_detector(detector), ["dfine-n"], [1], **options)
+
+
+def test_benchmark_compares_the_boxes_of_files(detector, tmp_path):
+    """Also where an image has none above the threshold, and so no row."""
+    random = np.random.RandomState(0)
+    for index, size in enumerate([(90, 64), (64, 90), (64, 64), (120, 100)]):
+        PIL.Image.fromarray(random.randint(0, 256, (*size, 3), dtype="uint8")).save(tmp_path / f"{index}.png")
+    rows = detection.benchmark_files(small_detector(detector), "dfine-n", tmp_path, ["optimised"], rounds=1)
+    assert [row["backend"] for row in rows] == ["stock", "optimised"] and rows[0]["pixels"] is None
+    assert all(row["images_per_second"] > 0 for row in rows) and "optimised" in detection.files_table(
+        {"dfine-n": rows}
+    )
+    box = dict(zip(("xmin", "ymin", "xmax", "ymax"), (1, 2, 3, 4)))
+    expected = [[("a", 0.2, [1, 2, 3, 4])], [("a", 0.9, [1, 2, 3.5, 4])]]
+    found = [{"image": "second", "label": "a", "score": 0.9, **box}]
+    assert detection._largest_distance(found, ["first", "second"], expected, 0.5) == 0.5
+    assert detection._largest_distance(found, ["first", "second"], expected, 0.1) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "detection", "--variant", "b0"], "There is no detector b0 in Transformers: dfine-n"),
+        (["--task", "detection", "--training"], "are for classifiers"),
+        (["--photos", "x"], "--photos is for --task detection"),
+    ],
+)
+def test_benchmark_says_which_options_belong_together(arguments, message, capsys):
+    assert main(["benchmark", *arguments]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_benchmark_refuses_a_backend_that_it_does_not_have():

@@ -1,6 +1,7 @@
 """`optimize_for_inference` of detectors: sampling in one gather, boxes of chosen places only, one compiled graph."""
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -13,6 +14,7 @@ from transformers.models.rt_detr_v2 import modeling_rt_detr_v2
 from hgnetv2_hf import optimize_for_inference
 from hgnetv2_hf.inference import sampling
 from hgnetv2_hf.inference.comparison import detector_difference
+from hgnetv2_hf.inference.late_boxes import box_chosen_places
 from hgnetv2_hf.inference.optimize import CompiledPerShape
 
 
@@ -57,6 +59,34 @@ def test_another_function_of_that_name_stays(detector, monkeypatch):
     model = small(detector)
     assert sampling.sample_on_cpu(copy.deepcopy(model)) == 0
     assert difference(model, optimize_for_inference(model)) < EXACT
+
+
+def test_what_it_does_not_know_stays_as_it_is(detector, monkeypatch):
+    monkeypatch.setattr(
+        modeling_rt_detr.MultiScaleDeformableAttention, "forward", lambda self, value, *rest: value.flatten(2)
+    )
+    sampling._is_known_module.cache_clear()
+    assert not sampling._is_known_module(modeling_rt_detr.MultiScaleDeformableAttention)
+    sampling._is_known_module.cache_clear()
+    model = small(detector)
+    attentions = [module for module in model.modules() if hasattr(module, "sampling_offsets")]
+    attentions[0].forward = functools.partial(type(attentions[0]).forward, attentions[0])  # somebody's own
+    theirs = attentions[0].forward
+    assert sampling.sample_on_cpu(model) == len(attentions) - 1 and attentions[0].forward is theirs
+
+    class Other(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enc_bbox_head = torch.nn.Linear(8, 4)
+
+        def forward(self, memory):
+            return self.enc_bbox_head(memory).sigmoid()  # of all places
+
+    other = Other()
+    box_chosen_places(other)
+    assert other(torch.zeros(1, 3, 8)).shape == (1, 3, 4)
+    box_chosen_places(model)
+    assert model.model.enc_bbox_head.head is not None
 
 
 def difference(model, optimized, *samples):
