@@ -80,11 +80,14 @@ def _pair(build, name):
     torch.manual_seed(0)
     ours = with_random_statistics(build(name)).eval().requires_grad_(False)
     stock = copy.deepcopy(ours)
-    backbone = stock.model.backbone
-    config = configuration_hgnet_v2.HGNetV2Config.from_dict(backbone.model.config.to_dict())
-    weights = backbone.model.state_dict()
-    backbone.model = modeling_hgnet_v2.HGNetV2Backbone(config).eval().requires_grad_(False)
-    backbone.model.load_state_dict(weights)
+    theirs = stock.model.backbone.model
+    config = configuration_hgnet_v2.HGNetV2Config.from_dict(theirs.config.to_dict())
+    backbone = modeling_hgnet_v2.HGNetV2Backbone(config)
+    for name, module in theirs.named_modules():
+        if type(module).__name__.endswith("FrozenBatchNorm2d"):  # which the detector has put there
+            backbone.set_submodule(name, module)
+    backbone.load_state_dict(theirs.state_dict())
+    stock.model.backbone.model = backbone.eval().requires_grad_(False)
     return stock, ours
 
 

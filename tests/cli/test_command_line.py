@@ -231,7 +231,7 @@ def test_benchmark_measures_detectors(detector):
     assert rows == [("dfine-n", size, each) for size in (1, 2) for each in ("stock", "eager", "optimised")]
     assert all(row["milliseconds"] > 0 and row["share_of_peak"] > 0 for row in result["rows"])
     for row in result["rows"]:
-        bound = 1e-3 if row["backend"] == "optimised" else 1e-5  # the small detector's random heads enlarge rounding
+        bound = 1e-3 if row["backend"] == "optimised" else 0  # the small detector's random heads enlarge rounding
         assert row["difference"] is None or row["difference"] <= bound
     with pytest.raises(HGNetV2Error, match="multiples of 32"):
         detection.benchmark_detectors(small_detector(detector), ["dfine-n"], [1], image_size=100)
