@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .errors import ConversionError, HGNetV2Error
     from .inference.evaluate import evaluate
     from .inference.export import export_model
+    from .inference.grad_cam import grad_cam
     from .inference.optimize import optimize_for_inference
     from .inference.runtime import load_exported
     from .model.configuration_deim import DEIMConfig, DEIMv2Config
@@ -46,6 +47,7 @@ _MODULE_OF = {
     **dict.fromkeys(("LoadedBackbone", "load_backbone", "load_backbone_into"), "backbone"),
     "evaluate": "inference.evaluate",
     "export_model": "inference.export",
+    "grad_cam": "inference.grad_cam",
     "load_exported": "inference.runtime",
     "optimize_for_inference": "inference.optimize",
     "set_drop_path_rate": "training.stochastic_depth",
@@ -78,6 +80,7 @@ __all__ = [
     "evaluate",
     "export_model",
     "export_weights",
+    "grad_cam",
     "load_backbone",
     "load_backbone_into",
     "load_exported",

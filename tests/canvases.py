@@ -1,7 +1,7 @@
 """
-Images made for detectors to learn from: handwritten digits on noise, as folders in COCO's format.
+Images made to learn from: handwritten digits on noise, for detectors in COCO's format, for classifiers one per image.
 
-python tests/canvases.py OUT    the sets of hgnetv2_hf/training/README.md: OUT/sixteen, OUT/eight, OUT/two
+python tests/canvases.py OUT    the sets of the guides: OUT/sixteen, OUT/eight, OUT/two, and OUT/single
 """
 
 import json
@@ -65,9 +65,42 @@ def write_canvases(folder, images, digits=range(10), size=128, seed=0, part="tra
     return folder
 
 
+def write_single(folder, images, size=224, seed=0, part="train", held_out=False):
+    """
+    Images with one digit each, of a quarter to half of their side, somewhere on noise that is as bright as it.
+
+    Args:
+        folder (`Path`): gets `{part}/{digit}/{index}.png`.
+        images (`int`): how many.
+        size, seed, part, held_out: as in [`write_canvases`].
+
+    Returns:
+        `dict[str, tuple]`: left, top and side of the digit, by the path of the image.
+    """
+    random = np.random.RandomState(seed)
+    scans, labels = load_held_out() if held_out else load_split()[0]
+    places = {}
+    for index in range(images):
+        canvas = random.normal(100, 60, (size, size)).clip(0, 255)
+        side = random.randint(size // 4, size // 2 + 1)
+        left, top = (int(each) for each in random.randint(0, size - side + 1, 2))
+        chosen = random.randint(len(scans))
+        scan = PIL.Image.fromarray(np.asarray(scans[chosen])).resize((side, side), PIL.Image.Resampling.BICUBIC)
+        canvas[top : top + side, left : left + side] = np.maximum(
+            canvas[top : top + side, left : left + side] / 2, scan
+        )
+        path = folder / part / str(labels[chosen]) / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(canvas.astype("uint8")).convert("RGB").save(path)
+        places[str(path)] = (left, top, side)
+    return places
+
+
 if __name__ == "__main__":
     out = Path(sys.argv[1])
     write_canvases(out / "sixteen", 16)
     write_canvases(out / "eight", 64, digits=range(8), seed=1)
     write_canvases(out / "two", 40, digits=(8, 9), seed=3)
     write_canvases(out / "two", 24, digits=(8, 9), seed=4, part="val", held_out=True)
+    write_single(out / "single", 3000)
+    write_single(out / "single", 100, seed=1, part="val", held_out=True)

@@ -13,6 +13,7 @@ from . import (
     convert,
     detect,
     evaluate,
+    explain,
     export,
     export_weights,
     listing,
@@ -25,8 +26,8 @@ from ._framework import ends_at_sigterm, fail, warnings_in_one_line
 
 
 COMMANDS = (
-    quickstart, listing, convert, export_weights, classify, detect, evaluate, export, benchmark, train, train_detector,
-    run,
+    quickstart, listing, convert, export_weights, classify, detect, explain, evaluate, export, benchmark, train,
+    train_detector, run,
 )  # fmt: skip
 
 

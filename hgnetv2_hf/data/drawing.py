@@ -1,4 +1,4 @@
-"""Pictures of images with the boxes and names of what is in them."""
+"""Pictures of images with the boxes and names of what is in them, or with a heat map."""
 
 import zlib
 
@@ -11,6 +11,7 @@ from ..files.atomic import atomic_file
 from .objects import Objects
 
 
+_COLOURS = ((0, 0, 128), (0, 128, 255), (128, 255, 128), (255, 160, 0), (200, 0, 0))  # of heat, from 0 to 1
 _TILE = 320  # pixels of the longer side of an image on a contact sheet
 _GAP = 6
 
@@ -64,6 +65,27 @@ def _draw_label(drawing, text, corner, font, colour):
     y = max(0, corner[1] - height)
     drawing.rectangle((x, y, x + width, y + height), fill=colour)
     drawing.text((x, y), text, fill="white", font=font)
+
+
+def draw_heat(image, heat, side=320):
+    """
+    Args:
+        image (`PIL.Image.Image`): RGB.
+        heat (`np.ndarray` of shape `(height, width)`): from 0 to 1, of the image's size.
+        side (`int`, defaults to 320): smaller images are enlarged to it, by whole pixels.
+
+    Returns:
+        `PIL.Image.Image`: the image, and beside it the same in grey under the heat: blue is 0, red is 1.
+    """
+    places = np.linspace(0, 1, len(_COLOURS))
+    colours = np.stack([np.interp(heat, places, channel) for channel in zip(*_COLOURS)], axis=-1)
+    mixed = PIL.Image.blend(image.convert("L").convert("RGB"), PIL.Image.fromarray(colours.astype("uint8")), 0.5)
+    scale = max(1, side // max(image.size))
+    size = (image.width * scale, image.height * scale)
+    pair = PIL.Image.new("RGB", (2 * size[0] + _GAP, size[1]), "white")
+    for number, each in enumerate((image, mixed)):
+        pair.paste(each.resize(size, PIL.Image.Resampling.NEAREST), (number * (size[0] + _GAP), 0))
+    return pair
 
 
 def draw_contact_sheet(pairs, classes, path, columns=4):

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import PIL.Image
+import PIL.ImageOps
 
 from ..errors import DataError
 from ..wording import printable
@@ -67,6 +68,22 @@ def _files(path):
         yield path
     else:
         yield from sorted(glob.glob(path, recursive=True))
+
+
+def open_upright(path):
+    """An image file in RGB, turned as its EXIF tag says. Raises one of `UNREADABLE`."""
+    with PIL.Image.open(path) as image:
+        return PIL.ImageOps.exif_transpose(image).convert("RGB")
+
+
+def unused_name(path, used):
+    """A PNG named after its image, and added to the set `used`; images of the same name are numbered."""
+    stem = Path(path).stem
+    name, number = f"{stem}.png", 2
+    while name in used:
+        name, number = f"{stem}-{number}.png", number + 1
+    used.add(name)
+    return name
 
 
 def file_stamp(path):

@@ -14,16 +14,13 @@ import os
 import time
 from functools import partial
 from glob import glob
-from pathlib import Path
 
-import PIL.Image
-import PIL.ImageOps
 from tqdm.auto import tqdm
 
 from ..data.drawing import draw_boxes
 from ..errors import InferenceError, raised_as
 from ..files.atomic import claim, resumable_folder
-from ..files.images import UNREADABLE, file_stamp, find_images, folder_stamp, printable_path
+from ..files.images import UNREADABLE, file_stamp, find_images, folder_stamp, open_upright, printable_path, unused_name
 from ..files.journal import resume
 from ..wording import counted, printable, sentence
 from .detections import SIDES, as_objects
@@ -141,7 +138,7 @@ def _rows(files, predictor, objects_of, folder, used, batch_size, workers):
     """A row per file, in their order; `used` are the names of pictures, or `None` where none are drawn."""
 
     def finish(file, decoded, found):
-        picture = None if used is None else _unused_name(file, used)
+        picture = None if used is None else unused_name(file, used)
         return partial(_finish, decoded[0], objects_of(found), picture and folder / picture)
 
     staged = in_stages(files, partial(_decode, predictor), partial(_answers, predictor), finish, batch_size, workers)
@@ -160,7 +157,7 @@ def _finish(image, objects, picture):
 def _decode(predictor, file):
     """The image and its pixels for the network, or the error as text."""
     try:
-        image = _open(file)
+        image = open_upright(file)
         return image, predictor.pixels(image)
     except UNREADABLE as error:
         return sentence(error)
@@ -173,21 +170,6 @@ def _answers(predictor, decoded):
         return predictor([pixels for _, pixels in decoded], [(image.height, image.width) for image, _ in decoded])
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise InferenceError(f"The model cannot be run: {sentence(error)[:300]}") from error
-
-
-def _open(path):
-    with PIL.Image.open(path) as image:
-        return PIL.ImageOps.exif_transpose(image).convert("RGB")
-
-
-def _unused_name(path, used):
-    """A PNG named after its image; images of the same name are numbered."""
-    stem = Path(path).stem
-    name, number = f"{stem}.png", 2
-    while name in used:
-        name, number = f"{stem}-{number}.png", number + 1
-    used.add(name)
-    return name
 
 
 def _draw(image, objects):

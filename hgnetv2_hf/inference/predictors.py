@@ -30,7 +30,7 @@ _LOADERS = {
     "classifier": AutoModelForImageClassification.from_pretrained,
     "detector": AutoModelForObjectDetection.from_pretrained,
 }
-_UNLOADABLE = (OSError, ValueError, KeyError, ImportError)
+UNLOADABLE = (OSError, ValueError, KeyError, ImportError)
 _FILLED_IN = (".num_batches_tracked", "n_points_scale", "num_points_scale")  # by the library, from the configuration
 
 
@@ -66,7 +66,7 @@ def recognise(model):
     check_name(model)
     try:
         config = AutoConfig.from_pretrained(model)
-    except _UNLOADABLE as error:
+    except UNLOADABLE as error:
         raise InferenceError(f"{name} is no model that can be loaded: {sentence(error)[:300]}") from error
     return _recognised(model, name, config, config.architectures or [])
 
@@ -92,7 +92,7 @@ def _recognise_exported(folder, name):
         config = AutoConfig.from_pretrained(folder)
     except InferenceError:
         raise
-    except (*_UNLOADABLE, TypeError, AttributeError) as error:
+    except (*UNLOADABLE, TypeError, AttributeError) as error:
         raise InferenceError(f"{name} is no exported folder that can be read: {sentence(error)[:300]}") from error
     if task is None:
         raise InferenceError(f"{name} holds an exported backbone: no classifier and no detector.")
@@ -170,7 +170,7 @@ def load_predictor(recognised, dtype="float32", device=None, image_processor=Non
         model, source = _model(recognised)
         processor = image_processor if image_processor is not None else load_image_processor(source)
         model = _fastest(model.to(device), dtype)
-    except (*_UNLOADABLE, RuntimeError, AssertionError) as error:  # the last two: no such device
+    except (*UNLOADABLE, RuntimeError, AssertionError) as error:  # the last two: no such device
         raise InferenceError(f"{recognised.name} cannot be loaded: {sentence(error)[:300]}") from error
     names = ("logits",) if recognised.task == "classifier" else ("logits", "pred_boxes")
 
@@ -225,7 +225,7 @@ def _load_exported(recognised, dtype, device):
     exported = load_exported(recognised.model, dtype, threads=torch.get_num_threads())
     try:
         processor = load_image_processor(recognised.model)
-    except _UNLOADABLE as error:
+    except UNLOADABLE as error:
         raise InferenceError(f"{recognised.name} has no image processor: {sentence(error)[:300]}") from error
 
     def outputs(pixel_values):
