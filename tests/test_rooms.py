@@ -19,7 +19,7 @@ MAY_USE = {
     },
     "__init__": {"training", "inference", "backbone", "conversion", "registration", "model"},
     "benchmark": {"inference", "evaluation", "conversion", "hub", "files", "model"},
-    "demo": {"inference", "evaluation", "conversion", "model"},
+    "demo": {"inference", "evaluation", "conversion", "structure", "hub", "files", "model"},
     "training": {"evaluation", "data", "backbone", "structure", "conversion", "hub", "files", "model"},
     "inference": {"evaluation", "data", "backbone", "structure", "files", "model"},
     "evaluation": {"files", "model"},

@@ -11,6 +11,7 @@ from . import (
     benchmark,
     classify,
     convert,
+    demo,
     detect,
     evaluate,
     explain,
@@ -27,7 +28,7 @@ from ._framework import ends_at_sigterm, fail, warnings_in_one_line
 
 COMMANDS = (
     quickstart, listing, convert, export_weights, classify, detect, explain, evaluate, export, benchmark, train,
-    train_detector, run,
+    train_detector, demo, run,
 )  # fmt: skip
 
 

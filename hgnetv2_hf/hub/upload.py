@@ -27,7 +27,7 @@ def check_repository(repo_id):
         raise HubError(f"Cannot push to {repo_id}: not logged in; run `hf auth login` or set HF_TOKEN.")
 
 
-def push_folder(folder, repo_id, private=False, create_pr=False):
+def push_folder(folder, repo_id, private=False, create_pr=False, space_sdk=None):
     """
     Uploads a folder, after creating the repository if there is none.
 
@@ -39,6 +39,7 @@ def push_folder(folder, repo_id, private=False, create_pr=False):
         repo_id (`str`): `"user/name"`.
         private (`bool`, defaults to `False`): of a new repository.
         create_pr (`bool`, defaults to `False`): open a pull request instead of committing to the main branch.
+        space_sdk (`str`, *optional*): the repository is a Space of this SDK, not a model.
 
     Returns:
         `str`: the address of the repository, or of the pull request.
@@ -48,13 +49,17 @@ def push_folder(folder, repo_id, private=False, create_pr=False):
             message says where a new repository is left empty.
     """
     api, is_new = HfApi(), False
+    kind = "model" if space_sdk is None else "space"
     try:
         if not create_pr:
-            repo_id, is_new = _persistently(lambda: _create(api, repo_id, private))
+            repo_id, is_new = _persistently(
+                lambda: _create(api, repo_id, private, repo_type=kind, space_sdk=space_sdk)
+            )
         commit = _persistently(
             lambda: api.upload_folder(
                 folder_path=str(folder),
                 repo_id=repo_id,
+                repo_type=kind,
                 commit_message=f"Upload {Path(folder).name} with hgnetv2_hf",
                 create_pr=create_pr,
             )
@@ -66,19 +71,19 @@ def push_folder(folder, repo_id, private=False, create_pr=False):
         left = f"the new repository is there and empty{_unless_unseen(failure)}; " if is_new else ""
         raise HubError(
             f"{folder} is complete, but pushing it to {repo_id} failed: {_explain(failure, repo_id)}; {left}try again "
-            f"with `hf upload {repo_id} {folder}`."
+            f"with `hf upload {repo_id} {folder}{'' if space_sdk is None else ' --repo-type space'}`."
         ) from error
-    return commit.pr_url or f"{api.endpoint}/{repo_id}"
+    return commit.pr_url or f"{api.endpoint}/{'' if space_sdk is None else 'spaces/'}{repo_id}"
 
 
-def _create(api, repo_id, private):
+def _create(api, repo_id, private, **kind):
     """The repository's full name, and whether it was created here."""
     try:
-        return api.create_repo(repo_id, private=private).repo_id, True
+        return api.create_repo(repo_id, private=private, **kind).repo_id, True
     except HfHubHTTPError as error:
         if _status(error) not in (403, 409):  # where it may exist, which the client finds out
             raise
-        return api.create_repo(repo_id, private=private, exist_ok=True).repo_id, False
+        return api.create_repo(repo_id, private=private, exist_ok=True, **kind).repo_id, False
 
 
 def _unless_unseen(failure):

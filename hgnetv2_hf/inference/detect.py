@@ -83,8 +83,8 @@ def detect(
         if len(paths) > 1:
             raise InferenceError("One video at a time, and no images beside it: the table has a row per frame then.")
         return detect_in_video(
-            paths[0], partial(_load, model, dtype, device), _answers, _draw, output_dir, threshold, format, overwrite,
-            show, top_k, pictures, batch_size, workers,
+            paths[0], partial(_load, model, dtype, device), _answers, draw_detections, output_dir, threshold, format,
+            overwrite, show, top_k, pictures, batch_size, workers,
         )  # fmt: skip
     with claim(output_dir, overwrite=overwrite, marker=FORMATS[format]):
         total = sum(1 for _ in find_images(paths))
@@ -150,7 +150,7 @@ def _rows(files, predictor, objects_of, folder, used, batch_size, workers):
 
 def _finish(image, objects, picture):
     if picture is not None:
-        _draw(image, objects).save(picture)
+        draw_detections(image, objects).save(picture)
     return objects, picture
 
 
@@ -172,8 +172,9 @@ def _answers(predictor, decoded):
         raise InferenceError(f"The model cannot be run: {sentence(error)[:300]}") from error
 
 
-def _draw(image, objects):
-    objects = sorted(objects, key=lambda each: each["score"])  # the surest on top
+def draw_detections(image, objects):
+    """Draws what [`as_objects`] returned into an RGB image, the surest on top; returns it."""
+    objects = sorted(objects, key=lambda each: each["score"])
     boxes = [[each["box"][side] for side in SIDES] for each in objects]
     captions = [f"{each['label']} {each['score']:.2f}" for each in objects]
     return draw_boxes(image, boxes, [each["label"] for each in objects], captions)

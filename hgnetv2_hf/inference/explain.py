@@ -56,7 +56,7 @@ def explain(
     """
     with claim(output_dir, overwrite=overwrite, marker=TABLE):
         total = sum(1 for _ in find_images(paths))
-        network, processor = _load(model, device)
+        network, processor = load_network(recognise(model), device)
         try:
             find_layer(network, layer)
             target = None if target is None else class_index(target, network.config)
@@ -86,9 +86,13 @@ def explain(
     return {"images": total, "unreadable": unreadable}
 
 
-def _load(folder, device):
-    """The classifier in float32 and its image processor."""
-    recognised = recognise(folder)
+def load_network(recognised, device=None):
+    """
+    The classifier in float32 as it is, because an optimised one has no gradients, and its image processor.
+
+    Raises:
+        `InferenceError`: it is no classifier, an exported folder, or cannot be loaded.
+    """
     if recognised.task != "classifier":
         raise InferenceError(f"{recognised.name} is a detector, whose boxes say where; use detect.")
     if recognised.runtime != "torch":
@@ -96,9 +100,9 @@ def _load(folder, device):
             f"{recognised.name} is an exported folder, which has no gradients; pass the model's own folder."
         )
     try:
-        network = load_whole(folder, "classifier", dtype=torch.float32).eval()
+        network = load_whole(recognised.model, "classifier", dtype=torch.float32).eval()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return network.to(device), load_image_processor(folder)
+        return network.to(device), load_image_processor(recognised.model)
     except (*UNLOADABLE, RuntimeError, AssertionError) as error:  # the last two: no such device
         raise InferenceError(f"{recognised.name} cannot be loaded: {sentence(error)[:300]}") from error
 
@@ -134,14 +138,23 @@ def _answer(config, target, heat, logits):
 def _finish(processor, pixel_values, answer, picture):
     """Draws; returns the row."""
     row, heat = answer
-    draw_heat(_visible(pixel_values[0].numpy(), processor), heat).save(picture)
+    draw_explained(processor, pixel_values, heat).save(picture)
     return {**row, "picture": picture.name}
 
 
-def _visible(pixel_values, processor):
-    """The image that an image processor prepared `(channels, height, width)`, as one to look at."""
+def draw_explained(processor, pixel_values, heat):
+    """
+    Args:
+        processor: the image processor.
+        pixel_values (`torch.Tensor` of shape `(1, channels, height, width)`): what it prepared.
+        heat (`np.ndarray` of shape `(height, width)`): from 0 to 1.
+
+    Returns:
+        `PIL.Image.Image`: left what the network sees, right the same under the heat map.
+    """
+    visible = pixel_values[0].numpy()
     if getattr(processor, "do_normalize", False):
         mean, std = (np.reshape(each, (-1, 1, 1)) for each in (processor.image_mean, processor.image_std))
-        pixel_values = pixel_values * std + mean
-    levels = np.clip(np.rint(255 * pixel_values), 0, 255).astype("uint8")
-    return PIL.Image.fromarray(np.moveaxis(np.broadcast_to(levels, (3, *levels.shape[1:])), 0, -1))
+        visible = visible * std + mean
+    levels = np.clip(np.rint(255 * visible), 0, 255).astype("uint8")
+    return draw_heat(PIL.Image.fromarray(np.moveaxis(np.broadcast_to(levels, (3, *levels.shape[1:])), 0, -1)), heat)

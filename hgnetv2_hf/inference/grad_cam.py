@@ -1,5 +1,7 @@
 """Where in an image a classifier sees a class: Grad-CAM (Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391)."""
 
+import threading
+
 import torch
 from torch import nn
 
@@ -50,10 +52,12 @@ def maps_and_logits(model, pixel_values, target=None, layer="stage4"):
         raise ValueError(
             "The model is in training mode, where an image's logits depend on the others; call model.eval()."
         )
-    feature_maps = []
+    feature_maps, thread = [], threading.get_ident()
 
     def begin_here(module, inputs, output):
         """The gradient goes back to this layer and no further."""
+        if threading.get_ident() != thread:
+            return output  # somebody else's call of the same model
         feature_maps.append(output.detach().requires_grad_())
         return feature_maps[-1]
 

@@ -44,6 +44,7 @@ class Recognised:
     labels: list[str]
     runtime: str  # "torch", "onnx", "openvino" or "executorch"
     largest_batch: Optional[int]  # of images per call
+    config: Any  # of the model
 
 
 def recognise(model):
@@ -76,7 +77,7 @@ def _recognised(model, name, config, architectures):
     if not found:
         raise InferenceError(f"{name} holds {', '.join(architectures) or 'no model'}: no classifier and no detector.")
     _refuse_other_problems(config, name, found[0])
-    return Recognised(model, name, found[0], _labels(config), "torch", None)
+    return Recognised(model, name, found[0], _labels(config), "torch", None, config)
 
 
 def _recognise_exported(folder, name):
@@ -97,7 +98,7 @@ def _recognise_exported(folder, name):
     if task is None:
         raise InferenceError(f"{name} holds an exported backbone: no classifier and no detector.")
     _refuse_other_problems(config, name, task)
-    return Recognised(folder, name, task, _labels(config), runtime, largest)
+    return Recognised(folder, name, task, _labels(config), runtime, largest, config)
 
 
 def _refuse_other_problems(config, name, task):

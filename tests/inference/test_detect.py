@@ -14,7 +14,7 @@ import transformers
 
 from hgnetv2_hf.cli import main
 from hgnetv2_hf.errors import InferenceError
-from hgnetv2_hf.inference.detect import _draw, detect
+from hgnetv2_hf.inference.detect import detect, draw_detections
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -82,7 +82,7 @@ def test_cocos_results_load_with_the_coco_tools(detector, images, tmp_path):
 
 def test_an_interrupted_run_continues_and_ends_the_same(detector, images, tmp_path, monkeypatch):
     whole = detect([str(images)], detector, tmp_path / "whole", 0.3, show=str)
-    draw, drawn = _draw, []
+    draw, drawn = draw_detections, []
 
     def fails_at_the_sixth(image, objects):
         drawn.append(image)
@@ -90,7 +90,7 @@ def test_an_interrupted_run_continues_and_ends_the_same(detector, images, tmp_pa
             raise KeyboardInterrupt
         return draw(image, objects)
 
-    monkeypatch.setattr("hgnetv2_hf.inference.detect._draw", fails_at_the_sixth)
+    monkeypatch.setattr("hgnetv2_hf.inference.detect.draw_detections", fails_at_the_sixth)
     with pytest.raises(KeyboardInterrupt):
         detect([str(images)], detector, tmp_path / "out", 0.3, batch_size=1, workers=1, show=str)
     assert not (tmp_path / "out").exists()
@@ -150,7 +150,7 @@ def test_detect_works_without_torchvision_and_its_labels_can_be_read(detector, t
     assert "0 objects in 1 image ->" in run.stdout, run.stderr[-2000:]
     box = {"xmin": 100, "ymin": 300, "xmax": 700, "ymax": 900}
     picture = PIL.Image.new("RGB", (1600, 1200))
-    drawn = np.asarray(_draw(picture, [{"label": "person", "score": 0.9, "box": box}]))
+    drawn = np.asarray(draw_detections(picture, [{"label": "person", "score": 0.9, "box": box}]))
     rows = np.flatnonzero((drawn == 255).all(-1).any(1))  # the text is white
     assert rows[-1] < 300 and rows[-1] - rows[0] > 1200 / 50
 

@@ -162,7 +162,7 @@ def test_the_strongest_place_lies_on_the_object(digits_folder, tmp_path):
     write_single(tmp_path / "data", 3000)
     places = write_single(tmp_path / "data", 100, seed=1, part="val", held_out=True)
     training = ["train", str(tmp_path / "data"), "--model", str(digits_folder), "--output", str(tmp_path / "trained")]
-    assert main([*training, "--recipe", "small", "--image-size", "224", "--num_train_epochs", "6"]) == 0
+    assert main([*training, "--recipe", "small", "--image-size", "224", "--num_train_epochs", "3"]) == 0
     options = {"layer": "stage4", "show": str}
     explain([str(tmp_path / "data" / "val")], tmp_path / "trained", tmp_path / "out", **options)
     hits = right = 0

@@ -181,6 +181,9 @@ class _Handler(BaseHTTPRequestHandler):
         if repo_id in self.hub.repositories:
             self._json({**answer, "error": "You already created this model repo"}, 409)
             return
+        if request.get("type") == "space" and request.get("sdk") not in ("gradio", "docker", "static"):
+            self._json({"error": "A Space needs an SDK"}, 400)
+            return
         is_private = bool(request.get("private")) or request.get("visibility") == "private"
         self.hub.repositories[repo_id] = Repository(is_private)
         self._json(answer)
@@ -294,14 +297,14 @@ _ROUTES = [
     (("GET",), r"/api/whoami-v2", _Handler.whoami),
     (("POST",), r"/api/validate-yaml", _Handler.validate_yaml),
     (("POST",), r"/api/repos/create", _Handler.create),
-    (("GET",), rf"/api/models/{_REPO}", _Handler.info),
-    (("GET",), rf"/api/models/{_REPO}/revision/(.+)", _Handler.info),
-    (("GET",), rf"/api/models/{_REPO}/tree/([^/]+)(?:/(.+))?", _Handler.tree),
-    (("GET",), rf"/api/models/{_REPO}/(discussions|refs|commits)", _Handler.empty_list),
-    (("POST",), rf"/api/models/{_REPO}/branch/(.+)", _Handler.branch),
-    (("POST",), rf"/api/models/{_REPO}/preupload/(.+)", _Handler.preupload),
-    (("POST",), rf"/api/models/{_REPO}/commit/(.+)", _Handler.commit),
-    (("POST",), rf"/{_REPO}\.git/info/lfs/objects/batch", _Handler.lfs_batch),
+    (("GET",), rf"/api/(?:models|spaces)/{_REPO}", _Handler.info),
+    (("GET",), rf"/api/(?:models|spaces)/{_REPO}/revision/(.+)", _Handler.info),
+    (("GET",), rf"/api/(?:models|spaces)/{_REPO}/tree/([^/]+)(?:/(.+))?", _Handler.tree),
+    (("GET",), rf"/api/(?:models|spaces)/{_REPO}/(discussions|refs|commits)", _Handler.empty_list),
+    (("POST",), rf"/api/(?:models|spaces)/{_REPO}/branch/(.+)", _Handler.branch),
+    (("POST",), rf"/api/(?:models|spaces)/{_REPO}/preupload/(.+)", _Handler.preupload),
+    (("POST",), rf"/api/(?:models|spaces)/{_REPO}/commit/(.+)", _Handler.commit),
+    (("POST",), rf"/(?:spaces/)?{_REPO}\.git/info/lfs/objects/batch", _Handler.lfs_batch),
     (("PUT",), r"/lfs/(\w+)", _Handler.lfs_put),
     (("POST",), r"/lfs-verify/(\w+)", _Handler.lfs_verify),
     (("GET", "HEAD"), rf"/{_REPO}/resolve/([^/]+)/(.+)", _Handler.resolve),
