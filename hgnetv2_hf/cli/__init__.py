@@ -13,6 +13,7 @@ from . import (
     convert,
     demo,
     detect,
+    embed,
     evaluate,
     explain,
     export,
@@ -27,7 +28,7 @@ from ._framework import ends_at_sigterm, fail, warnings_in_one_line
 
 
 COMMANDS = (
-    quickstart, listing, convert, export_weights, classify, detect, explain, evaluate, export, benchmark, train,
+    quickstart, listing, convert, export_weights, classify, embed, detect, explain, evaluate, export, benchmark, train,
     train_detector, demo, run,
 )  # fmt: skip
 

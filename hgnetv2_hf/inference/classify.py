@@ -28,7 +28,6 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForImageClassification
-from transformers.image_utils import load_image
 
 from ..backbone import check_name, load_image_processor
 from ..errors import InferenceError, raised_as
@@ -40,6 +39,7 @@ from ..structure import contains_hgnetv2
 from ..wording import counted, printable, sentence
 from .optimize import optimize_for_inference
 from .precision import fastest_dtype, warn_if_emulated
+from .predictors import prepare
 from .runtime import is_exported, load_exported, top_labels
 
 
@@ -168,10 +168,7 @@ class _Network:
         self._logits = logits  # float32 array (batch, channels, height, width), channels last in memory -> array
 
     def pixels(self, path):
-        """One file to a float32 array (height, width, channels)."""
-        if type(self.processor).__name__ == "HGNetV2ImageProcessor":  # the package's or remote code's
-            return self.processor(path, return_tensors="np", data_format="channels_last")["pixel_values"][0]
-        return np.moveaxis(self.processor(load_image(path), return_tensors="pt")["pixel_values"][0].numpy(), 0, -1)
+        return prepare(self.processor, path)
 
     def __call__(self, arrays):
         return self._logits(np.moveaxis(np.stack(arrays), -1, 1))

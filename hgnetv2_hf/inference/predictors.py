@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
+import PIL.Image
 import torch
 from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForObjectDetection
+from transformers.image_utils import load_image
 
 from ..backbone import check_name, load_image_processor
 from ..errors import InferenceError
@@ -130,10 +132,7 @@ class Predictor:
 
     def pixels(self, image):
         """An RGB image to a float32 array (height, width, channels)."""
-        if type(self._processor).__name__ == "HGNetV2ImageProcessor":  # the package's or remote code's
-            return self._processor(image, return_tensors="np", data_format="channels_last")["pixel_values"][0]
-        pixel_values = self._processor(images=image, return_tensors="pt")["pixel_values"][0]
-        return np.moveaxis(np.asarray(pixel_values), 0, -1)
+        return prepare(self._processor, image)
 
     def __call__(self, arrays, sizes):
         """
@@ -148,6 +147,15 @@ class Predictor:
         if len({array.shape for array in arrays}) > 1:
             return [self([array], [size])[0] for array, size in zip(arrays, sizes)]
         return self._answers(self._outputs(np.moveaxis(np.stack(arrays), -1, 1)), sizes)
+
+
+def prepare(processor, image):
+    """What an image processor makes of a file or an image: a float32 array (height, width, channels)."""
+    if type(processor).__name__ == "HGNetV2ImageProcessor":  # the package's or remote code's
+        return processor(image, return_tensors="np", data_format="channels_last")["pixel_values"][0]
+    image = image if isinstance(image, PIL.Image.Image) else load_image(image)
+    pixel_values = processor(images=image, return_tensors="pt")["pixel_values"][0]
+    return np.moveaxis(np.asarray(pixel_values), 0, -1)
 
 
 def load_predictor(recognised, dtype="float32", device=None, image_processor=None):

@@ -1,0 +1,39 @@
+"""``hgnetv2-hf embed PATH… --model DIR --output OUT``: a vector per image, as Parquet."""
+
+from ._framework import add_command, positive_integer
+
+
+CONTINUES = "; the same command continues after the last whole file"
+
+
+def add(commands):
+    parser = add_command(commands, "embed", "Write pooled features of image files as Parquet, at full speed.")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders or globs")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR",
+        help="a classifier's or backbone's folder or repository, or an exported backbone",
+    )  # fmt: skip
+    parser.add_argument("--output", required=True, metavar="OUT", dest="output_dir", help="the folder to write")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16", "auto"],
+        default="float32",
+        help="of the network; auto: bfloat16 where the device computes it natively (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--stored-dtype", choices=["float32", "float16"], default="float32",
+        help="of the features in the files (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--batch-size", type=positive_integer, default=16, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--workers", type=positive_integer, metavar="N", help="threads that decode (default: one per core)"
+    )
+    parser.add_argument("--device", metavar="DEVICE", help="default: the GPU, if there is one")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder of this command")
+    return parser
+
+
+def run(arguments):
+    from ..inference.embed import embed
+
+    embed(**vars(arguments))
