@@ -31,7 +31,7 @@ from .stages import in_stages
 
 
 ROWS_PER_FILE = 4096
-_ABOUT = "embeddings.json"
+_ABOUT = "_embeddings.json"  # readers of a folder of Parquet leave out what begins so
 _JOURNAL = ".journal.jsonl"  # per file a line that changes with the images it was made from
 
 
@@ -49,7 +49,7 @@ def embed(
             backbone.
         output_dir (`str` or `os.PathLike`): the folder to write; complete or absent. It gets `part-00000.parquet`, …,
             each with up to 4096 rows in the order of the images: `image` (its name), `sha256` (of the file's bytes),
-            `features` and `error`; and `embeddings.json`, which says what made them.
+            `features` and `error`; and `_embeddings.json`, which says what made them.
         dtype (`str`, defaults to `"float32"`): or `"bfloat16"`, `"float16"`, `"auto"` (bfloat16 where it is native,
             else float32): the precision of the network.
         stored_dtype (`"float32"` or `"float16"`, defaults to `"float32"`): of the features in the files.

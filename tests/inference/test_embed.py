@@ -41,7 +41,7 @@ def photos(tmp_path):
 
 
 def read(folder):
-    return parquet.read_table(sorted(folder.glob("part-*.parquet"))).to_pylist()
+    return parquet.read_table(folder).to_pylist()
 
 
 def vectors(folder):
@@ -61,7 +61,7 @@ def test_rows_are_the_plain_models_features_in_order(digits_folder, photos, tmp_
     summary = embed([str(photos)], digits_folder, tmp_path / "out", batch_size=4, show=str)
     assert (summary["images"], summary["unreadable"], summary["width"]) == (12, 1, 128)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "embeddings.json", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet",
+        "_embeddings.json", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet",
     ]  # fmt: skip
     rows, files = read(tmp_path / "out"), sorted(photos.iterdir())
     assert [row["image"] for row in rows[:11]] == [str(file) for file in files[:11]]
@@ -181,5 +181,5 @@ def test_the_command(digits_folder, photos, tmp_path, capsys):
     assert "features of 11 images, 128 numbers each" in printed and "1 image could not be read" in printed
     assert main(command) == 1 and "exists already" in capsys.readouterr().err
     assert main([*command, "--overwrite", "--stored-dtype", "float16"]) == 0
-    about = json.loads((tmp_path / "out" / "embeddings.json").read_text())
+    about = json.loads((tmp_path / "out" / "_embeddings.json").read_text())
     assert (about["images"], about["unreadable"], about["stored_dtype"]) == (12, 1, "float16")

@@ -79,6 +79,9 @@ def edge_cases(photos):
 def test_pixels_equal_those_of_paddleclas_operators_bit_for_bit(paddle, photos, edge_cases, resize_short):
     images = {**photos, **edge_cases} if resize_short == 232 else photos
     expected = paddle("transform", resize_short=resize_short, crop_size=224, **images)
+    assert expected["pillow"] == PIL.__version__, (
+        "install the same Pillow beside PaddleClas: versions resize differently"
+    )
     processor = HGNetV2ImageProcessor(size={"shortest_edge": resize_short}, crop_size={"height": 224, "width": 224})
     different = {}
     for name, data in images.items():
