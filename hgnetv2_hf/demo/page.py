@@ -1,12 +1,15 @@
 """The page: one image, every model's answer to it beside the others'."""
 
+import html
 import os
+import socket
 import tempfile
 from contextlib import contextmanager
-from functools import partial
+
+import PIL.Image
 
 from ..errors import HGNetV2Error, InferenceError, raised_as
-from ..files.images import find_images
+from ..files.images import UNREADABLE, find_images, printable_path
 from ..wording import sentence
 from .answers import TOP_K, answer, heat_map, load
 
@@ -32,18 +35,30 @@ def serve(models, examples=(), host=None, port=None, show=print):
     """
     with _own_files():
         page = build(models, examples)
+        _check_address(host or os.environ.get("GRADIO_SERVER_NAME"), port)
         try:
             _, address, _ = page.launch(
                 server_name=host, server_port=port, max_file_size=LARGEST_FILE, quiet=True, show_error=True,
                 prevent_thread_lock=True, ssr_mode=False, footer_links=[],
             )  # fmt: skip
-        except OSError as error:
+        except Exception as error:  # each library inside Gradio has errors of its own
             raise InferenceError(f"Cannot serve the page: {sentence(error)[:200]}") from error
         show(f"{address} (Ctrl+C ends it)")
         try:
             page.block_thread()
         finally:
             page.close(verbose=False)
+
+
+def _check_address(host, port):
+    """Gradio would try a hundred ports, and wait for each."""
+    try:
+        with socket.socket() as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind((host or "127.0.0.1", port or 0))
+    except (OSError, OverflowError) as error:
+        place = f"{host or '127.0.0.1'}{f':{port}' if port else ''}"
+        raise InferenceError(f"Cannot listen on {place}: {getattr(error, 'strerror', None) or error}.") from error
 
 
 @contextmanager
@@ -76,8 +91,9 @@ def build(models, examples=()):
         `gradio.Blocks`
     """
     gradio = import_gradio()
-    files = list(find_images(examples)) if examples else []
+    files = _images(examples)
     loaded = [load(each) for each in models]
+    names = _short_names([each.name for each in loaded])
     page = gradio.Blocks(title="PP-HGNetV2", analytics_enabled=False, delete_cache=(60, _SECONDS_KEPT))
     with page, gradio.Row():
         with gradio.Column():
@@ -89,9 +105,9 @@ def build(models, examples=()):
             )  # fmt: skip
             if files:
                 gradio.Examples([[file] for file in files], [photo], label="Examples", examples_per_page=20)
-        for model in loaded:
+        for model, name in zip(loaded, names):
             with gradio.Column(min_width=320):
-                gradio.Markdown(f"### {model.name}")
+                gradio.HTML(f"<h3>{html.escape(name)}</h3>")
                 if model.task == "classifier":
                     _show_classifier(gradio, model, photo)
                 else:
@@ -99,33 +115,48 @@ def build(models, examples=()):
     return page
 
 
+def _images(paths):
+    files = list(find_images(paths)) if paths else []
+    for file in files:
+        try:
+            with PIL.Image.open(file):
+                pass
+        except UNREADABLE as error:
+            raise InferenceError(f"The example {printable_path(file)} is no image that can be read.") from error
+    return files
+
+
+def _short_names(names):
+    """The last part of each, or all of it where another ends so."""
+    last = [name.rstrip("/").rpartition("/")[2] for name in names]
+    return [short if last.count(short) == 1 else name for short, name in zip(last, names)]
+
+
 def _show_classifier(gradio, model, photo):
     took = gradio.Markdown()
     scores = gradio.Label(num_top_classes=TOP_K, show_label=False)
     if model.explained is None:
-        _on(photo.change, gradio, lambda path: _scores(model, path), [photo], [took, scores])
+
+        def answered(path):
+            found = answer(model, path)
+            return found.time, found.scores
+
+        _on(photo.change, gradio, answered, [photo], [took, scores])
         return
     chosen = gradio.Radio(label="What the network sees, and where it sees", visible=False)
     heat = gradio.Image(show_label=False, visible=False, buttons=["download", "fullscreen"])
 
-    def answered(path):
-        if path is None:
-            hidden = gradio.update(visible=False)
-            return None, None, hidden, hidden
-        took, scores = _scores(model, path)
-        best = next(iter(scores))
-        radio = gradio.update(choices=list(scores), value=best, visible=True)
-        return took, scores, radio, gradio.update(value=heat_map(model, path, best), visible=True)
+    def explained(path):
+        found = answer(model, path)
+        best = found.classes[0][1]
+        radio = gradio.update(choices=found.classes, value=best, visible=True)
+        return found.time, found.scores, radio, gradio.update(value=heat_map(model, path, best), visible=True)
 
-    _on(photo.change, gradio, answered, [photo], [took, scores, chosen, heat])
-    _on(chosen.input, gradio, partial(heat_map, model), [photo, chosen], [heat])
+    def another(path, target):
+        return gradio.skip(), gradio.update(value=heat_map(model, path, target), visible=True)
 
-
-def _scores(model, path):
-    if path is None:
-        return None, None
-    found = answer(model, path)
-    return found.time, found.scores
+    _on(photo.change, gradio, explained, [photo], [took, scores, chosen, heat])
+    _on(chosen.input, gradio, another, [photo, chosen], [took, heat])
 
 
 def _show_detector(gradio, model, photo, threshold):
@@ -133,9 +164,7 @@ def _show_detector(gradio, model, photo, threshold):
     picture = gradio.Image(show_label=False, visible=False, buttons=["download", "fullscreen"])
 
     def answered(path, threshold):
-        if path is None:
-            return None, gradio.update(visible=False)
-        found = answer(model, path, threshold)
+        found = answer(model, path, 0.5 if threshold is None else threshold)
         return found.time, gradio.update(value=found.picture, visible=True)
 
     for event in (photo.change, threshold.release):
@@ -143,12 +172,16 @@ def _show_detector(gradio, model, photo, threshold):
 
 
 def _on(event, gradio, compute, inputs, outputs):
-    """What cannot be answered is a sentence on the page, and nothing in the terminal."""
+    """What cannot be answered is a sentence in the first output, and empties the others; no image empties all."""
 
-    def answered(*values):
-        try:
-            return compute(*values)
-        except HGNetV2Error as error:
-            raise gradio.Error(str(error), title="No answer", print_exception=False) from error
+    def answered(path, *values):
+        sentence = None
+        if path is not None:
+            try:
+                return compute(path, *values)
+            except HGNetV2Error as error:
+                sentence = f"**No answer.** {error}"
+        hidden = [gradio.update(value=None, visible=isinstance(each, gradio.Label)) for each in outputs[1:]]
+        return sentence, *hidden
 
     event(answered, inputs, outputs, api_visibility="private", show_progress="minimal")

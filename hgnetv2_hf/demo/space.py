@@ -10,14 +10,16 @@ from packaging.requirements import Requirement
 
 from ..errors import InferenceError, raised_as
 from ..files.atomic import atomic_folder, claim
-from ..files.images import find_images
+from ..files.images import find_images, printable_path
 from ..hub.upload import check_repository, push_folder
 from ..inference.predictors import recognise
-from ..wording import counted
+from ..wording import counted, printable
 from .page import import_gradio
 
 
 _PACKAGE = Path(__file__).parents[1]
+_MARKER = f"{_PACKAGE.name}/demo/space.py"  # no other folder that has an `app.py` is replaced
+_NOT_COPIED = shutil.ignore_patterns(".*", "checkpoint-*", "runs", "*.pt", "*.pth", "training_args.bin")
 _APP = '''"""Written by `hgnetv2-hf demo --space`."""
 
 import os
@@ -34,7 +36,8 @@ serve({models!r}, examples={examples!r})
 @raised_as(InferenceError)
 def write_space(models, output_dir, examples=(), overwrite=False, push_to_hub=None, private=False, show=print):
     """
-    Writes `app.py`, the requirements, the card, this package's code, the models that are folders, and the examples.
+    Writes `app.py`, the requirements, the card, this package's code, the models that are folders (without hidden files
+    and what a training keeps for itself), and the examples.
 
     Args:
         models, examples: as in [`serve`]; a repository is named, and downloaded where the Space runs.
@@ -52,8 +55,14 @@ def write_space(models, output_dir, examples=(), overwrite=False, push_to_hub=No
     if push_to_hub is not None:
         check_repository(push_to_hub)
     recognised = [recognise(model) for model in models]
+    folders = [model for model in models if os.path.isdir(model)]
+    for folder in folders:
+        if Path(output_dir).resolve().is_relative_to(Path(folder).resolve()):
+            raise InferenceError(f"{output_dir} lies in the folder of the model {folder}; choose another place.")
+        if printable(os.fspath(folder)) != os.fspath(folder):
+            raise InferenceError(f"The name of {printable_path(folder)} is no UTF-8, which a Space cannot have.")
     images = list(find_images(examples)) if examples else []
-    with claim(output_dir, overwrite=overwrite, marker="app.py"), atomic_folder(output_dir) as folder:
+    with claim(output_dir, [*folders, *images], overwrite, _MARKER), atomic_folder(output_dir) as folder:
         shutil.copytree(_PACKAGE, folder / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "pictures"))
         names = [_copy(model, folder, "models") if os.path.isdir(model) else str(model) for model in models]
         for image in images:
@@ -75,7 +84,11 @@ def _copy(source, folder, kind):
     target, number = folder / kind / source.name, 2
     while target.exists():
         target, number = target.with_name(f"{source.stem}-{number}{source.suffix}"), number + 1
-    shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
+    try:
+        shutil.copytree(source, target, ignore=_NOT_COPIED) if source.is_dir() else shutil.copyfile(source, target)
+    except shutil.Error as error:
+        name, _, reason = error.args[0][0]
+        raise InferenceError(f"Cannot copy {printable_path(name)}: {reason}.") from error
     return target.relative_to(folder).as_posix()
 
 

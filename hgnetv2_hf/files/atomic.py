@@ -25,7 +25,9 @@ _held = set()  # file descriptors of the locks of this process
 
 
 def check_target(output_dir, source, overwrite, marker="config.json"):
-    """Raises ``OutputError`` unless ``output_dir`` may be written; what may be replaced holds a file ``marker``."""
+    """Raises ``OutputError`` unless the output may be written; what may be replaced holds a file ``marker``, or one
+    of them."""
+    markers = (marker,) if isinstance(marker, str) else tuple(marker)
     target = Path(output_dir).absolute()
     if not target.name:
         raise OutputError(f"{output_dir} is not a folder name.")
@@ -35,12 +37,14 @@ def check_target(output_dir, source, overwrite, marker="config.json"):
         raise OutputError(f"{output_dir} exists already; choose another folder or pass --overwrite.")
     if not target.is_dir() or target.is_symlink():
         raise OutputError(f"{output_dir} is not a folder; --overwrite only replaces folders.")
-    if any(target.iterdir()) and not (target / marker).is_file():
+    if any(target.iterdir()) and not any((target / each).is_file() for each in markers):
         raise OutputError(
-            f"{output_dir} holds files but not what is written here (no {marker}); --overwrite refuses to delete it."
+            f"{output_dir} holds files but not what is written here (no {' or '.join(markers)}); --overwrite refuses "
+            "to delete it."
         )
-    if source is not None and target.resolve() in [Path(source).resolve(), *Path(source).resolve().parents]:
-        raise OutputError(f"{output_dir} contains the source {source}; --overwrite would delete it.")
+    for each in [source] if isinstance(source, (str, os.PathLike)) else source or ():
+        if target.resolve() in [Path(each).resolve(), *Path(each).resolve().parents]:
+            raise OutputError(f"{output_dir} contains the source {each}; --overwrite would delete it.")
 
 
 @contextlib.contextmanager

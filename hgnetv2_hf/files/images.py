@@ -12,6 +12,7 @@ from ..wording import printable
 
 
 IMAGE_SUFFIXES = tuple(PIL.Image.registered_extensions())
+_LONGEST_STEM = 240  # bytes, which leaves room for a number and an ending
 UNREADABLE = (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError)  # what Pillow raises for a bad file
 
 
@@ -79,6 +80,8 @@ def open_upright(path):
 def unused_name(path, used):
     """A PNG named after its image, and added to the set `used`; images of the same name are numbered."""
     stem = Path(path).stem
+    if len(os.fsencode(stem)) > _LONGEST_STEM:
+        stem = os.fsencode(stem)[:_LONGEST_STEM].decode("utf-8", "ignore")
     name, number = f"{stem}.png", 2
     while name in used:
         name, number = f"{stem}-{number}.png", number + 1

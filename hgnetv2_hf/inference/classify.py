@@ -39,7 +39,7 @@ from ..structure import contains_hgnetv2
 from ..wording import counted, printable, sentence
 from .optimize import optimize_for_inference
 from .precision import fastest_dtype, warn_if_emulated
-from .predictors import prepare
+from .predictors import UNLOADABLE, prepare
 from .runtime import is_exported, load_exported, top_labels
 
 
@@ -190,7 +190,7 @@ def _load(folder, dtype, compile, batch_size, device):
         model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
         processor = load_image_processor(folder)
         model = _fastest(model.to(device), dtype, compile)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except UNLOADABLE as error:
         raise InferenceError(f"{folder} is no classifier that can be loaded: {sentence(error)[:300]}") from error
 
     def logits(pixel_values):

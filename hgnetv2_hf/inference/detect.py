@@ -86,7 +86,7 @@ def detect(
             paths[0], partial(_load, model, dtype, device), _answers, draw_detections, output_dir, threshold, format,
             overwrite, show, top_k, pictures, batch_size, workers,
         )  # fmt: skip
-    with claim(output_dir, overwrite=overwrite, marker=FORMATS[format]):
+    with claim(output_dir, [*paths, model], overwrite, FORMATS.values()):
         total = sum(1 for _ in find_images(paths))
         labels, predictor, largest = _load(model, dtype, device)
         objects_of = partial(as_objects, id2label=labels, threshold=threshold, top_k=top_k)

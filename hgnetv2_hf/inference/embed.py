@@ -70,15 +70,19 @@ def embed(
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value is not None and value < 1:
             raise InferenceError(f"Unsupported {name} {value}: expected a positive whole number.")
+    if dtype not in ("float32", "bfloat16", "float16", "auto"):
+        raise InferenceError(f"Unsupported dtype {dtype}: float32, bfloat16, float16 or auto.")
     if stored_dtype not in ("float32", "float16"):
         raise InferenceError(f"Features are stored in float32 or float16, not {stored_dtype}.")
     if importlib.util.find_spec("pyarrow") is None:
         raise InferenceError('Parquet needs pyarrow: pip install "hgnetv2-hf[parquet]".')
-    with claim(output_dir, overwrite=overwrite, marker=_ABOUT):
+    if os.path.isdir(model) and Path(output_dir).resolve().is_relative_to(Path(model).resolve()):
+        raise InferenceError(f"{output_dir} lies in the model's folder; choose another place.")
+    with claim(output_dir, [*paths, model], overwrite, _ABOUT):
         total = sum(1 for _ in find_images(paths))
-        processor, features, width = load_embedder(model, dtype, device)
+        processor, features, width, computed = load_embedder(model, dtype, device)
         about = {"model": os.fspath(model), "features": "mean of the last stage's map", "width": width}
-        about |= {"dtype": dtype, "stored_dtype": stored_dtype, "rows_per_file": ROWS_PER_FILE}
+        about |= {"dtype": computed, "stored_dtype": stored_dtype, "rows_per_file": ROWS_PER_FILE}
         with resumable_folder(output_dir, _key(about, model)) as folder:
             with open(folder / _JOURNAL, "a+", encoding="utf-8") as journal:
                 done = _resume(journal, find_images(paths))
@@ -113,7 +117,7 @@ def load_embedder(model, dtype="float32", device=None):
     """
     Returns:
         `tuple`: the image processor; a function from a float32 array `(batch, channels, height, width)` to the pooled
-            features `(batch, width)`; and the width.
+            features `(batch, width)`; the width; and the precision that is computed in.
 
     Raises:
         `InferenceError`: it is no classifier or backbone of HGNetV2, or cannot be loaded.
@@ -141,7 +145,7 @@ def load_embedder(model, dtype="float32", device=None):
             output = network(torch.from_numpy(pixel_values).to(network.device, network.dtype))
         return output.pooler_output.float().cpu().numpy()
 
-    return processor, features, config.stage_out_channels[-1]
+    return processor, features, config.stage_out_channels[-1], str(network.dtype).removeprefix("torch.")
 
 
 def _load_exported(folder, name, dtype, device):
@@ -158,7 +162,7 @@ def _load_exported(folder, name, dtype, device):
     def features(pixel_values):
         return exported.run(pixel_values)[last].mean((2, 3))
 
-    return load_image_processor(folder), features, config.stage_out_channels[-1]
+    return load_image_processor(folder), features, config.stage_out_channels[-1], exported.dtype
 
 
 def embedded_rows(files, processor, features, batch_size=16, workers=None, done=lambda: None):

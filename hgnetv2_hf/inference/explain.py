@@ -13,10 +13,10 @@ from ..backbone import load_image_processor
 from ..data.drawing import draw_heat
 from ..errors import InferenceError, raised_as
 from ..files.atomic import atomic_folder, claim
-from ..files.images import UNREADABLE, find_images, open_upright, printable_path, unused_name
+from ..files.images import UNREADABLE, find_images, printable_path, unused_name
 from ..wording import counted, printable, sentence
 from .grad_cam import class_index, find_layer, maps_and_logits
-from .predictors import UNLOADABLE, load_whole, recognise
+from .predictors import UNLOADABLE, load_whole, prepare, recognise
 from .runtime import top_labels
 from .stages import in_stages
 
@@ -54,7 +54,10 @@ def explain(
         `InferenceError`: there are no images, the model is no such classifier, or the folder cannot be written. An
             image that cannot be read is no error: its row says why.
     """
-    with claim(output_dir, overwrite=overwrite, marker=TABLE):
+    for name, value in (("batch_size", batch_size), ("workers", workers)):
+        if value is not None and value < 1:
+            raise InferenceError(f"Unsupported {name} {value}: expected a positive whole number.")
+    with claim(output_dir, [*paths, model], overwrite, TABLE):
         total = sum(1 for _ in find_images(paths))
         network, processor = load_network(recognise(model), device)
         try:
@@ -110,7 +113,7 @@ def load_network(recognised, device=None):
 def _decode(processor, file):
     """The pixels for the network `(1, channels, height, width)`, or the error as text."""
     try:
-        return (processor(images=open_upright(file), return_tensors="pt")["pixel_values"],)
+        return (torch.from_numpy(np.moveaxis(prepare(processor, file), -1, 0)[None]),)
     except UNREADABLE as error:
         return sentence(error)
 
@@ -139,7 +142,7 @@ def _finish(processor, pixel_values, answer, picture):
     """Draws; returns the row."""
     row, heat = answer
     draw_explained(processor, pixel_values, heat).save(picture)
-    return {**row, "picture": picture.name}
+    return {**row, "picture": printable(picture.name)}
 
 
 def draw_explained(processor, pixel_values, heat):
@@ -156,5 +159,6 @@ def draw_explained(processor, pixel_values, heat):
     if getattr(processor, "do_normalize", False):
         mean, std = (np.reshape(each, (-1, 1, 1)) for each in (processor.image_mean, processor.image_std))
         visible = visible * std + mean
-    levels = np.clip(np.rint(255 * visible), 0, 255).astype("uint8")
+    factor = getattr(processor, "rescale_factor", 1 / 255) if getattr(processor, "do_rescale", True) else 1
+    levels = np.clip(np.rint(visible / factor), 0, 255).astype("uint8")
     return draw_heat(PIL.Image.fromarray(np.moveaxis(np.broadcast_to(levels, (3, *levels.shape[1:])), 0, -1)), heat)

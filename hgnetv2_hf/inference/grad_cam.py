@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -28,8 +29,8 @@ def grad_cam(model, pixel_values, target=None, layer="stage4"):
             image; all 0 where nothing speaks for the class.
 
     Raises:
-        `ValueError`: the model is no classifier with HGNetV2, is in training mode or optimised, or there is no such
-            class or layer.
+        `ValueError`: the model is no classifier with HGNetV2, is in training mode or optimised, computes what is
+            not finite, or there is no such class or layer.
 
     Example:
 
@@ -69,6 +70,8 @@ def maps_and_logits(model, pixel_values, target=None, layer="stage4"):
                 raise ValueError(
                     "The model computes without gradients, as an optimised one does; pass the one it was made from."
                 )
+            if not logits.isfinite().all():
+                raise ValueError("The model's logits are not finite.")
             chosen = logits.gather(1, _classes(target, logits, model.config)[:, None])
             (gradient,) = torch.autograd.grad(chosen.sum(), feature_maps)
     finally:
@@ -104,9 +107,15 @@ def _classes(target, logits, config):
 
 
 def class_index(target, config):
-    """The index of a class that is named by its label or its index. Raises `ValueError` where there is none."""
-    labels = {str(label): int(index) for index, label in config.id2label.items()}
-    index = labels.get(target) if isinstance(target, str) else target
-    if not isinstance(index, int) or not 0 <= index < config.num_labels:
+    """The index of a class that is named by its label or its index. Raises `ValueError` where there is none, or where
+    several have the label, as two of ImageNet's "crane" have."""
+    if isinstance(target, str):
+        found = [int(index) for index, label in config.id2label.items() if str(label) == target]
+        if len(found) > 1:
+            raise ValueError(f"The label {target!r} belongs to the classes {found}; pass an index.")
+    else:
+        is_index = isinstance(target, (int, np.integer)) and not isinstance(target, bool)
+        found = [int(target)] if is_index and 0 <= target < config.num_labels else []
+    if not found:
         raise ValueError(f"There is no class {target!r} among the model's {config.num_labels}.")
-    return index
+    return found[0]

@@ -11,6 +11,7 @@ from typing import Any, Optional
 import numpy as np
 import PIL.Image
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForObjectDetection
 from transformers.image_utils import load_image
 
@@ -32,7 +33,7 @@ _LOADERS = {
     "classifier": AutoModelForImageClassification.from_pretrained,
     "detector": AutoModelForObjectDetection.from_pretrained,
 }
-UNLOADABLE = (OSError, ValueError, KeyError, ImportError)
+UNLOADABLE = (OSError, ValueError, KeyError, ImportError, SafetensorError)
 _FILLED_IN = (".num_batches_tracked", "n_points_scale", "num_points_scale")  # by the library, from the configuration
 
 

@@ -111,6 +111,29 @@ def huge_png(tmp_path):
     return write
 
 
+def test_classes_with_the_same_label_are_told_apart(classifier, digits, digits_folder, tmp_path):
+    shutil.copytree(digits_folder, tmp_path / "cranes")
+    config = json.loads((tmp_path / "cranes" / "config.json").read_text())
+    best = [index for _, index in answer(classifier, digits[0][0]).classes[:2]]
+    config["id2label"].update({str(index): "crane" for index in best})
+    config.pop("label2id", None)
+    (tmp_path / "cranes" / "config.json").write_text(json.dumps(config))
+    cranes = load(tmp_path / "cranes")
+    found, expected = (answer(model, digits[0][0]) for model in (cranes, classifier))
+    assert [name for name, _ in found.classes[:2]] == [f"crane ({index})" for index in best]
+    assert list(found.scores.values()) == list(expected.scores.values())
+    assert heat_map(cranes, digits[0][0], best[1]).tobytes() == heat_map(classifier, digits[0][0], best[1]).tobytes()
+
+
+def test_what_a_model_does_not_take_is_a_sentence(classifier, tmp_path):
+    PIL.Image.new("F", (40, 40)).save(tmp_path / "floats.tiff")
+    for ask in (answer, lambda *arguments: heat_map(*arguments, 3)):
+        with pytest.raises(InferenceError, match="The model does not take this image"):
+            ask(classifier, str(tmp_path / "floats.tiff"))
+        with pytest.raises(InferenceError, match="it has been removed since; upload it again"):
+            ask(classifier, str(tmp_path / "gone.png"))
+
+
 @needs_gradio
 def test_a_space_holds_all_that_it_runs_with(digits_folder, detector, digits, tmp_path, capsys):
     out = tmp_path / "space"
@@ -127,7 +150,13 @@ def test_a_space_holds_all_that_it_runs_with(digits_folder, detector, digits, tm
     assert {path.name for path in (out / "examples").iterdir()} == {"0.png", "1.png"}
     assert not list(out.rglob("__pycache__")) and (out / "hgnetv2_hf" / "assets").is_dir()
     assert main(command) == 1 and "exists already" in capsys.readouterr().err
+    (same / ".env").write_text("HF_TOKEN=secret")
+    (same / "checkpoint-9").mkdir()
     assert main([*command, "--overwrite"]) == 0
+    assert not list(out.rglob(".env")) and not list(out.rglob("checkpoint-9"))
+    (tmp_path / "other" / "app.py").write_text("somebody's own")
+    command[command.index("--space") + 1] = str(tmp_path / "other")
+    assert main([*command, "--overwrite"]) == 1 and "refuses to delete it" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "space"]
 
 
@@ -154,6 +183,9 @@ def test_a_space_is_pushed_as_one(digits_folder, tmp_path):
         (["nowhere"], "There is no folder nowhere"),
         (["MODEL", "--examples", "nowhere.png"], "There is no image nowhere.png"),
         (["MODEL", "--space", "out", "--push-to-hub", "a/b/c"], "is not a repository name"),
+        (["MODEL", "--host", "256.1.1.1"], "Cannot listen on 256.1.1.1"),
+        (["MODEL", "--host", "::1", "--port", "7955"], "Cannot listen on ::1:7955"),
+        (["MODEL", "--examples", __file__], "is no image that can be read"),
     ],
 )
 @needs_gradio
@@ -166,6 +198,8 @@ def test_bad_requests_are_one_line(digits_folder, tmp_path, monkeypatch, capsys,
 def test_options_of_a_space_without_one_are_wrong_usage(capsys):
     assert main(["demo", "model", "--overwrite"]) == 2
     assert "belong to --space" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["demo", "model", "--port", "99999"])
 
 
 @contextmanager

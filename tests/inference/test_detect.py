@@ -138,7 +138,8 @@ def test_detect_lists_a_bad_image_with_its_error_and_numbers_equal_names(detecto
         (broken,) = [row for row in csv.DictReader(file) if row["error"]]
     assert broken["image"].endswith("broken.jpg") and not broken["label"]
     assert main(arguments) == 1 and "exists already" in capsys.readouterr().err
-    assert main([*arguments, "--overwrite"]) == 0
+    for table in ("coco", "jsonl", "csv"):
+        assert main([*arguments, "--overwrite", "--format", table]) == 0
 
 
 def test_detect_works_without_torchvision_and_its_labels_can_be_read(detector, tmp_path):

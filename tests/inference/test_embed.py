@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -155,6 +156,7 @@ def test_a_process_killed_at_any_moment_loses_nothing(digits_folder, tmp_path):
         ({"paths": ["nowhere"]}, "There is no image nowhere"),
         ({"model": "nowhere"}, "There is no folder nowhere"),
         ({"stored_dtype": "int8"}, "float32 or float16, not int8"),
+        ({"dtype": "float99"}, "Unsupported dtype float99"),
         ({"batch_size": 0}, "Unsupported batch_size 0"),
         ({"device": "cuda:99"}, "cannot be loaded"),
     ],
@@ -172,6 +174,27 @@ def test_detectors_and_exported_classifiers_are_refused(detector, digits_folder,
     hgnetv2_hf.export_model(digits_folder, tmp_path / "onnx", "onnx")
     with pytest.raises(InferenceError, match="gives logits, no features"):
         embed([str(photos)], tmp_path / "onnx", tmp_path / "out")
+
+
+def test_the_model_and_the_images_are_not_replaced(digits_folder, photos, tmp_path):
+    shutil.copytree(digits_folder, tmp_path / "model")
+    with pytest.raises(InferenceError, match="lies in the model's folder"):
+        embed([str(photos)], tmp_path / "model", tmp_path / "model" / "vectors")
+    (tmp_path / "_embeddings.json").write_text("{}")
+    with pytest.raises(InferenceError, match="contains the source"):
+        embed([str(photos)], tmp_path / "model", tmp_path, overwrite=True)
+    assert (photos / "00.png").is_file()
+
+
+def test_a_truncated_model_is_one_sentence(digits_folder, photos, tmp_path, capsys):
+    shutil.copytree(digits_folder, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    for command in ("classify", "embed", "explain"):
+        output = str(tmp_path / ("out.csv" if command == "classify" else "out"))
+        assert main([command, str(photos), "--model", str(tmp_path / "model"), "--output", output]) == 1
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hgnetv2-hf:")]
+        assert "loaded" in line and "header" in line
 
 
 def test_the_command(digits_folder, photos, tmp_path, capsys):

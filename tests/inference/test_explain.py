@@ -1,6 +1,8 @@
 """`grad_cam` and `explain`: the definition's arithmetic, any class of classifier, maps that lie on the object."""
 
 import csv
+import os
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -149,6 +151,48 @@ def test_bad_requests_get_one_sentence_and_leave_nothing(digits_folder, photos, 
     with pytest.raises(InferenceError, match=words):
         explain(**{"paths": [str(photos)], "model": digits_folder, "output_dir": tmp_path / "out", **options})
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_label_of_two_classes_is_no_answer(classifier, pixel_values):
+    classifier.config.id2label[3] = classifier.config.id2label[8] = "crane"
+    with pytest.raises(ValueError, match=r"'crane' belongs to the classes \[3, 8\]; pass an index"):
+        hgnetv2_hf.grad_cam(classifier, pixel_values, "crane")
+    for index in (3, np.int64(3)):
+        assert hgnetv2_hf.grad_cam(classifier, pixel_values, index).shape == (3, 64, 96)
+    with pytest.raises(ValueError, match="no class True"):
+        hgnetv2_hf.grad_cam(classifier, pixel_values, True)
+
+
+def test_the_picture_shows_the_image_whatever_the_scale_of_its_pixels(photos):
+    from hgnetv2_hf.inference.explain import draw_explained
+
+    image = PIL.Image.open(photos / "0.png").convert("RGB")
+    for options in ({"do_rescale": True}, {"do_rescale": False, "image_mean": [123.0] * 3, "image_std": [58.0] * 3}):
+        processor = transformers.ConvNextImageProcessor(do_resize=False, do_normalize=True, **options)
+        pixel_values = processor(image, return_tensors="pt")["pixel_values"]
+        picture = np.asarray(draw_explained(processor, pixel_values, np.zeros(pixel_values.shape[2:], "float32")))
+        enlarged = image.resize((320, 320), PIL.Image.Resampling.NEAREST)
+        assert np.abs(picture[:, :320].astype(int) - np.asarray(enlarged)).max() <= 1
+
+
+def test_names_that_are_long_or_no_utf8_are_pictures_too(digits_folder, photos, tmp_path):
+    (photos / "0.png").rename(os.fsdecode(os.fsencode(photos) + b"/u\xff.png"))
+    for folder in ("a", "b"):
+        (photos / folder).mkdir()
+        (photos / "1.png").rename(photos / folder / f"{'n' * 251}.png") if folder == "a" else shutil.copy(
+            photos / "a" / f"{'n' * 251}.png", photos / folder
+        )
+    explain([str(photos)], digits_folder, tmp_path / "out", show=str)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {f"{'n' * 240}.png", f"{'n' * 240}-2.png"} < names and len(names) == 6
+
+
+def test_what_is_read_is_not_replaced(digits_folder, photos, tmp_path):
+    (photos / "explained.csv").write_text("looks like an output")
+    for inside in (photos, photos / "0.png"):
+        with pytest.raises(InferenceError, match="contains the source"):
+            explain([str(inside)], digits_folder, photos, overwrite=True)
+    assert (photos / "0.png").is_file()
 
 
 def test_detectors_are_refused(detector, photos, tmp_path):
