@@ -27,6 +27,19 @@ def add_command(commands, name, help, **options):
     return commands.add_parser(name, help=help, description=help, **options)
 
 
+def add_batch_arguments(parser, batch_size, threads):
+    """``--batch-size``, ``--workers``, ``--device`` and ``--overwrite`` of a command that writes a folder about many
+    images; ``threads`` says what the workers do."""
+    parser.add_argument(
+        "--batch-size", type=positive_integer, default=batch_size, metavar="N", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--workers", type=positive_integer, metavar="N", help=f"threads that {threads} (default: one per core)"
+    )
+    parser.add_argument("--device", metavar="DEVICE", help="default: the GPU, if there is one")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder of this command")
+
+
 def variant(text):
     """The type of a variant's name, aliases included."""
     try:

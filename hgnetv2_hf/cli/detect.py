@@ -1,6 +1,6 @@
 """``hgnetv2-hf detect IMAGE… --model DIR --output OUT``: annotated pictures and a table."""
 
-from ._framework import add_command, positive_integer, probability
+from ._framework import add_batch_arguments, add_command, positive_integer, probability
 
 
 def add(commands):
@@ -28,12 +28,7 @@ def add(commands):
         default="float32",
         help="auto: bfloat16 where the device computes it natively, else float32 (default: %(default)s)",
     )
-    parser.add_argument("--batch-size", type=positive_integer, default=4, metavar="N", help="default: %(default)s")
-    parser.add_argument(
-        "--workers", type=positive_integer, metavar="N", help="threads that decode and draw (default: one per core)"
-    )
-    parser.add_argument("--device", metavar="DEVICE", help="default: the GPU, if there is one")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder of this command")
+    add_batch_arguments(parser, batch_size=4, threads="decode and draw")
     return parser
 
 

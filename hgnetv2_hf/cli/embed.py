@@ -1,6 +1,6 @@
 """``hgnetv2-hf embed PATH… --model DIR --output OUT``: a vector per image, as Parquet."""
 
-from ._framework import add_command, positive_integer
+from ._framework import add_batch_arguments, add_command
 
 
 CONTINUES = "; the same command continues after the last whole file"
@@ -24,12 +24,7 @@ def add(commands):
         "--stored-dtype", choices=["float32", "float16"], default="float32",
         help="of the features in the files (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--batch-size", type=positive_integer, default=16, metavar="N", help="default: %(default)s")
-    parser.add_argument(
-        "--workers", type=positive_integer, metavar="N", help="threads that decode (default: one per core)"
-    )
-    parser.add_argument("--device", metavar="DEVICE", help="default: the GPU, if there is one")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder of this command")
+    add_batch_arguments(parser, batch_size=16, threads="decode")
     return parser
 
 

@@ -1,6 +1,6 @@
 """``hgnetv2-hf explain IMAGE… --model DIR --output OUT``: heat maps."""
 
-from ._framework import add_command, positive_integer
+from ._framework import add_batch_arguments, add_command
 
 
 def add(commands):
@@ -13,12 +13,7 @@ def add(commands):
         "--layer", default="stage4", metavar="LAYER",
         help="stem, stage1, …: earlier ones are finer, later ones surer (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--batch-size", type=positive_integer, default=8, metavar="N", help="default: %(default)s")
-    parser.add_argument(
-        "--workers", type=positive_integer, metavar="N", help="threads that decode and draw (default: one per core)"
-    )
-    parser.add_argument("--device", metavar="DEVICE", help="default: the GPU, if there is one")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder of this command")
+    add_batch_arguments(parser, batch_size=8, threads="decode and draw")
     return parser
 
 
