@@ -175,13 +175,13 @@ def _on(event, gradio, compute, inputs, outputs):
     """What cannot be answered is a sentence in the first output, and empties the others; no image empties all."""
 
     def answered(path, *values):
-        sentence = None
+        reason = None
         if path is not None:
             try:
                 return compute(path, *values)
             except HGNetV2Error as error:
-                sentence = f"**No answer.** {error}"
+                reason = f"**No answer.** {error}"
         hidden = [gradio.update(value=None, visible=isinstance(each, gradio.Label)) for each in outputs[1:]]
-        return sentence, *hidden
+        return reason, *hidden
 
     event(answered, inputs, outputs, api_visibility="private", show_progress="minimal")

@@ -157,7 +157,7 @@ def _load_exported(folder, name, dtype, device):
     config = AutoConfig.from_pretrained(folder)
     last = f"stage{len(config.stage_out_channels)}"
     if last not in exported.names:
-        raise InferenceError(f"{name} gives {', '.join(exported.names)}, and not {last}.")
+        raise InferenceError(f"{name} gives {', '.join(exported.names)}, and not {last}; export the backbone with it.")
 
     def features(pixel_values):
         return exported.run(pixel_values)[last].mean((2, 3))

@@ -71,7 +71,7 @@ def maps_and_logits(model, pixel_values, target=None, layer="stage4"):
                     "The model computes without gradients, as an optimised one does; pass the one it was made from."
                 )
             if not logits.isfinite().all():
-                raise ValueError("The model's logits are not finite.")
+                raise ValueError("The model's logits are not finite: look for NaN in its weights and in the pixels.")
             chosen = logits.gather(1, _classes(target, logits, model.config)[:, None])
             (gradient,) = torch.autograd.grad(chosen.sum(), feature_maps)
     finally:

@@ -66,7 +66,7 @@ def detect_in_video(
         container.close()
         raise InferenceError(f"{path} is no video that can be opened: there are no pictures in it.")
     stream = container.streams.video[0]
-    with container, claim(output_dir, overwrite=overwrite, marker=TABLES.values()):
+    with container, claim(output_dir, [path], overwrite, TABLES.values()):
         labels, predictor, largest = load()
         with atomic_folder(output_dir) as folder:
             with open(folder / TABLES[format], "w", encoding="utf-8", newline="") as table:

@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import PIL.Image
@@ -68,6 +69,14 @@ def test_the_model_is_left_as_it_is(classifier, pixel_values):
     best = logits.argmax(1)
     for target in (best, best.tolist(), [classifier.config.id2label[index] for index in best.tolist()]):
         assert torch.equal(hgnetv2_hf.grad_cam(classifier, pixel_values, target), maps)
+
+
+def test_threads_that_share_a_model_get_their_own_maps(classifier):
+    images = [torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
+    expected = [hgnetv2_hf.grad_cam(classifier, image, 7) for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: [hgnetv2_hf.grad_cam(classifier, image, 7) for image in images], range(8)):
+            assert all(torch.equal(*pair) for pair in zip(found, expected))
 
 
 def test_stocks_model_has_the_same_maps(pixel_values):
