@@ -256,6 +256,27 @@ def tiny(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def replaced_client(monkeypatch):
+    """A function that takes a protocol (`gs`, say) and replaces its client by one that keeps its files in memory; it
+    returns the client."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    def replace(scheme):
+        class Client(MemoryFileSystem):
+            protocol = scheme
+            store, pseudo_dirs, cachable = {}, [""], False
+
+            @classmethod
+            def _strip_protocol(cls, path):
+                return MemoryFileSystem._strip_protocol(path.replace(f"{scheme}://", "memory://"))
+
+        monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, scheme, Client)
+        return Client()
+
+    return replace
+
+
 def free_port():
     """A number at which processes on this machine may meet: two workers must not choose the same."""
     with socket.socket() as probe:

@@ -40,6 +40,23 @@ def add_batch_arguments(parser, batch_size, threads):
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder of this command")
 
 
+def add_source_arguments(parser):
+    """PATH…, ``--image-column`` and ``--engine`` of a command that takes images wherever they lie."""
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH",
+        help="files, folders or globs, here or of a URL (s3://, gs://, hf://); Parquet files; WebDataset's tars",
+    )  # fmt: skip
+    parser.add_argument(
+        "--image-column", metavar="NAME", help="of Parquet files (default: the only one that holds images)"
+    )
+    parser.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="this machine, or a Ray cluster: that of RAY_ADDRESS, or one on this machine (default: %(default)s)",
+    )
+
+
 def variant(text):
     """The type of a variant's name, aliases included."""
     try:

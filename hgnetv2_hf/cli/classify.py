@@ -1,6 +1,6 @@
 """``hgnetv2-hf classify PATH… --model DIR``: a row per image."""
 
-from ._framework import add_command, positive_integer
+from ._framework import add_command, add_source_arguments, positive_integer
 
 
 CONTINUES = "; with --output, the same command continues after the last row"
@@ -8,11 +8,14 @@ CONTINUES = "; with --output, the same command continues after the last row"
 
 def add(commands):
     parser = add_command(commands, "classify", "Label image files: a row per file, in order, at full speed.")
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders or globs")
+    add_source_arguments(parser)
     parser.add_argument(
         "--model", required=True, metavar="DIR", help="a classifier's folder or repository, or a folder of `export`"
     )
-    parser.add_argument("--output", metavar="FILE", help="a .csv, .jsonl or .parquet file (default: print the rows)")
+    parser.add_argument(
+        "--output", metavar="OUT",
+        help="a .csv, .jsonl or .parquet file; or a folder or its URL, for files of Parquet (default: print the rows)",
+    )  # fmt: skip
     parser.add_argument(
         "--top-k", type=positive_integer, default=5, metavar="K", help="labels per image (default: %(default)s)"
     )

@@ -1,6 +1,6 @@
 """``hgnetv2-hf embed PATH… --model DIR --output OUT``: a vector per image, as Parquet."""
 
-from ._framework import add_batch_arguments, add_command
+from ._framework import add_batch_arguments, add_command, add_source_arguments
 
 
 CONTINUES = "; the same command continues after the last whole file"
@@ -8,12 +8,14 @@ CONTINUES = "; the same command continues after the last whole file"
 
 def add(commands):
     parser = add_command(commands, "embed", "Write pooled features of image files as Parquet, at full speed.")
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders or globs")
+    add_source_arguments(parser)
     parser.add_argument(
         "--model", required=True, metavar="DIR",
         help="a classifier's or backbone's folder or repository, or an exported backbone",
     )  # fmt: skip
-    parser.add_argument("--output", required=True, metavar="OUT", dest="output_dir", help="the folder to write")
+    parser.add_argument(
+        "--output", required=True, metavar="OUT", dest="output_dir", help="the folder to write, or its URL"
+    )
     parser.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16", "auto"],

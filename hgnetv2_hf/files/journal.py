@@ -2,16 +2,14 @@
 
 import json
 
-from .images import file_stamp
-
 
 def resume(journal, files, whole=lambda row: None):
     """
     Cuts off what follows the last whole row of the same, unchanged files, and leaves the journal open at its end.
 
     Args:
-        journal: a text file open to read and append; each row has `image` and `stamp` (see [`file_stamp`]).
-        files (iterable of `str`): those of this run.
+        journal: a text file open to read and append; each row has `image` and `stamp`.
+        files (iterable of `tuple`): the name and stamp (see [`file_stamp`]) of each file of this run.
         whole (callable, *optional*): receives each row that stays.
 
     Returns:
@@ -21,8 +19,8 @@ def resume(journal, files, whole=lambda row: None):
     rows, end, files = 0, 0, iter(files)
     while (line := journal.readline()).endswith("\n"):
         try:
-            row, file = json.loads(line), next(files, None)
-            if row["image"] != file or row["stamp"] != file_stamp(file):
+            row = json.loads(line)
+            if (row["image"], row["stamp"]) != next(files, None):
                 break
             whole(row)
         except (ValueError, KeyError, TypeError):

@@ -1,17 +1,12 @@
-"""Labels for many image files: read in parallel with the network, in order, in constant memory, resumable.
+"""Labels for many images: read in parallel with the network, in order, in constant memory, resumable.
 
-Rows are first appended to a journal beside the output, one JSON line each, and become the table when the last one is
-there. An interrupted run leaves the journal, and the next run with the same model and options continues after its last
-whole line.
-
-The journals of an output are locked: a second run to the same output stops.
-
-Under ``torchrun`` or ``accelerate launch`` every process takes each n-th file and has a journal; the first joins them.
+Rows of a table are first appended to a journal beside the output, one JSON line each, and become the table when the
+last one is there. An interrupted run leaves the journal, and the next run with the same model and options continues
+after its last whole line. A folder of Parquet files grows part by part, see `files.parts`.
 """
 
 import contextlib
 import csv
-import datetime
 import glob
 import hashlib
 import importlib.util
@@ -19,49 +14,55 @@ import itertools
 import json
 import os
 import time
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForImageClassification
 
 from ..backbone import check_name, load_image_processor
 from ..errors import InferenceError, raised_as
 from ..files.atomic import atomic_file, lock
-from ..files.images import UNREADABLE, file_stamp, find_images, folder_stamp, printable_path
+from ..files.images import folder_stamp, printable_path
 from ..files.journal import resume
-from ..files.processes import in_main_process, number_of_processes
+from ..files.parts import ROWS_PER_PART, claimed_output, fill, growing, put
+from ..files.processes import number_of_processes
+from ..files.sources import Sources
+from ..files.storage import is_url
 from ..structure import contains_hgnetv2
 from ..wording import counted, printable, sentence
+from .cluster import check_engine, computed, default_workers
 from .optimize import optimize_for_inference
 from .precision import fastest_dtype, warn_if_emulated
-from .predictors import UNLOADABLE, prepare
+from .predictors import UNLOADABLE, decoded, run_key
 from .runtime import is_exported, load_exported, top_labels
 
 
 TABLES = (".csv", ".jsonl", ".parquet")
-_BATCHES_AHEAD = 3
+_ABOUT = "_labels.json"  # readers of a folder of Parquet leave out what begins so
 _PARQUET_ROWS = 10_000
-_PATIENCE = datetime.timedelta(days=30)  # for slower processes
 
 
 @raised_as(InferenceError)
 def classify(
     paths, model, output=None, top_k=5, batch_size=16, dtype="float32", compile=False, workers=None, overwrite=False,
-    show=print,
+    show=print, engine="local", image_column=None,
 ):  # fmt: skip
     """
-    Classifies image files and writes one row per file, in the order of the files.
+    Classifies images and writes one row per image, in their order.
 
     Args:
-        paths (`list[str]`): files, folders (with those inside) or globs.
+        paths (`list[str]`): files, folders (with those inside) or globs, of this machine or of a URL (`s3://`, `gs://`,
+            `hf://`, …); Parquet files and WebDataset's tars; see [`Sources`].
         model (`str` or `os.PathLike`): a classifier's folder or repository, or a folder of `hgnetv2-hf export`.
-        output (`str`, *optional*): a `.csv`, `.jsonl` or `.parquet` file, complete or absent; by default rows are
-            printed. A file whose name is no UTF-8 appears as its `file://` URI (see `files.images.printable_path`).
+        output (`str`, *optional*): a `.csv`, `.jsonl` or `.parquet` file, complete or absent; or a folder of this
+            machine or of a URL, which gets `part-00000.parquet`, … with 4096 rows each and `_labels.json`, which says
+            what made them; by default rows are printed. A file whose name is no UTF-8 appears as its `file://` URI
+            (see `files.images.printable_path`).
         top_k (`int`, defaults to 5): labels per image.
         batch_size (`int`, defaults to 16): images per call of the network.
         dtype (`str`, defaults to `"float32"`): or `"bfloat16"`, `"float16"`, `"auto"` (bfloat16 where it is native,
@@ -70,6 +71,8 @@ def classify(
         workers (`int`, *optional*): threads that decode and resize; by default one per core.
         overwrite (`bool`, defaults to `False`): replace an existing output file.
         show (callable, defaults to `print`): receives the summary.
+        engine (`"local"` or `"ray"`, defaults to `"local"`): this machine, or a cluster; see [`in_cluster`].
+        image_column (`str`, *optional*): of Parquet files; by default the only one that holds images.
 
     Returns:
         `dict`: `images`, `unreadable`, `resumed` (rows that an earlier, interrupted run had left), and
@@ -82,75 +85,109 @@ def classify(
     for name, value in (("top_k", top_k), ("batch_size", batch_size)):
         if value < 1:
             raise InferenceError(f"Unsupported {name} {value}: expected a positive whole number.")
-    processes = _processes()
-    with _claimed(output, overwrite, processes):
-        return _classify(
-            paths, model, output, top_k, batch_size, dtype, compile, workers or os.cpu_count() or 1, show, processes
+    check_engine(engine, compile=compile, workers=workers)
+    if number_of_processes() > 1:
+        raise InferenceError("classify runs in one process; several share the images with --engine ray.")
+    in_parts = output is not None and _is_folder(output)
+    claimed = claimed_output(output, [*paths, model], overwrite, _ABOUT) if in_parts else _claimed(output, overwrite)
+    with claimed as folder:
+        sources = Sources(paths, image_column)
+        network = _load(model, dtype, compile, batch_size, "cpu" if engine == "ray" else None)
+        rows = partial(
+            _rows, engine=engine, network=network, model=model, dtype=dtype, top_k=top_k, batch_size=batch_size,
+            workers=workers or default_workers(sources),
+        )  # fmt: skip
+        if in_parts:
+            counts = _write_parts(folder, sources, rows, model, dtype, top_k)
+        else:
+            counts = _write_rows(output, sources, rows, model, dtype, top_k)
+    resumed = counts["resumed"]
+    if output is not None:
+        show(
+            f"{counted(counts['images'], 'image')} -> {printable_path(output)}"
+            + (f", {counts['unreadable']} of them unreadable" if counts["unreadable"] else "")
+            + (f"; continued after {counted(resumed, 'row')} of an interrupted run" if resumed else "")
         )
+    return counts
 
 
 @contextlib.contextmanager
-def _claimed(output, overwrite, processes):
-    """The first process holds the lock on the journals for all."""
-    with contextlib.ExitStack() as stack:
-
-        def claim():
-            _check_output(output, overwrite)
-            if output is not None:
-                stack.enter_context(lock(f"{output}.journal", output))
-                _check_output(output, overwrite)  # another run may have come and gone
-
-        in_main_process(processes.is_main_process, claim)
+def _claimed(output, overwrite):
+    """The lock on a table."""
+    _check_output(output, overwrite)
+    if output is None:
+        yield
+        return
+    with lock(f"{output}.journal", output):
+        _check_output(output, overwrite)  # another run may have come and gone
         yield
 
 
-def _classify(paths, model, output, top_k, batch_size, dtype, compile, workers, show, processes):
-    def files():
-        """Those of this process."""
-        return itertools.islice(find_images(paths), processes.process_index, None, processes.num_processes)
+def _progress(total, resumed=0):
+    return tqdm(total=total, initial=resumed, desc="classify", unit="image", mininterval=0.5)
 
-    total = sum(1 for _ in files())
-    network = _load(model, dtype, compile, batch_size, processes.device)
+
+def _write_rows(output, sources, rows, model, dtype, top_k):
+    """Prints the rows, or writes them in a table."""
     run = [os.path.abspath(model), folder_stamp(model), top_k, dtype]
-    with _journals(output, run, processes) as journals:
-        journal = journals[processes.process_index] if journals else None
-        resumed = resume(journal, files()) if journal else 0
-        remaining = itertools.islice(files(), resumed, None)
-        unreadable, start = 0, time.perf_counter()
-        with tqdm(total=total, initial=resumed, desc="classify", unit="image", mininterval=0.5) as progress:
-            for rows in _rows(remaining, network, top_k, batch_size, workers):
-                unreadable += sum(row["error"] is not None for row in rows)
+    total, unreadable, resumed = len(sources), 0, 0
+    with _journal(output, run) as journal:
+        if journal:
+            resumed = resume(journal, ((found.name, found.stamp) for found in sources))
+        start = time.perf_counter()
+        with _progress(total, resumed) as progress:
+            for row in rows(itertools.islice(sources, resumed, None)):
                 if journal:
-                    journal.write("".join(json.dumps(row) + "\n" for row in rows))
+                    journal.write(json.dumps(row) + "\n")
                     journal.flush()
                 else:
-                    for row in rows:
-                        progress.write(_line(row))
-                progress.update(len(rows))
+                    unreadable += row["error"] is not None
+                    progress.write(_line(row))
+                progress.update()
         speed = (total - resumed) / (time.perf_counter() - start)
-        processes.wait_for_everyone()
-        if journal and processes.is_main_process:
-            total, unreadable = _write_table(journals, Path(output), top_k)
-    if output is not None and processes.is_main_process:
-        show(
-            f"{counted(total, 'image')} -> {printable_path(output)}"
-            + (f", {unreadable} of them unreadable" if unreadable else "")
-            + (f"; continued after {counted(resumed, 'row')} of an interrupted run" if resumed else "")
-        )
+        if journal:
+            unreadable = _write_table(journal, Path(output), top_k)
     return {"images": total, "unreadable": unreadable, "resumed": resumed, "images_per_second": speed}
 
 
-def _processes():
-    """This process among those of `torchrun` or `accelerate launch`, or alone."""
-    alone = number_of_processes() == 1
-    return PartialState(cpu=not torch.cuda.is_available(), **({} if alone else {"timeout": _PATIENCE}))
+def _write_parts(output, sources, rows, model, dtype, top_k):
+    import pyarrow
+
+    columns = _columns(top_k)
+    about = {"model": os.fspath(model), "dtype": dtype, "top_k": top_k}
+
+    def table(made):
+        return pyarrow.Table.from_pylist([_flat(row, columns) for row in made], schema=_schema(columns))
+
+    with growing(output, run_key(about, model), _ABOUT) as folder, _progress(len(sources)) as progress:
+        start = time.perf_counter()
+        resumed, unreadable = fill(folder, sources, rows, table, progress)
+        speed = (len(sources) - resumed) / max(time.perf_counter() - start, 1e-9)
+        about |= {"images": len(sources), "unreadable": unreadable, "rows_per_file": ROWS_PER_PART}
+        put(folder, _ABOUT, json.dumps(about, indent=2).encode())
+    return {"images": len(sources), "unreadable": unreadable, "resumed": resumed, "images_per_second": speed}
+
+
+def _is_folder(output):
+    """A name with the ending of a table is one; any other ending is a mistake, unless a slash follows it."""
+    text = os.fspath(output)
+    if text.endswith(TABLES):
+        if is_url(text):
+            raise InferenceError(f"{output} is a table in a storage, where folders are written: leave its ending out.")
+        return False
+    if is_url(text) or text.endswith(("/", os.sep)) or os.path.isdir(text) or not Path(text).suffix:
+        if importlib.util.find_spec("pyarrow") is None:
+            raise InferenceError('Parquet needs pyarrow: pip install "hgnetv2-hf[parquet]".')
+        return True
+    raise InferenceError(
+        f"Unsupported table {output}: expected a name that ends with {', '.join(TABLES)}, or a folder, whose name has "
+        "no ending or a slash at the end."
+    )
 
 
 def _check_output(output, overwrite):
     if output is None:
         return
-    if not str(output).endswith(TABLES):
-        raise InferenceError(f"Unsupported table {output}: expected a name that ends with {', '.join(TABLES)}.")
     if str(output).endswith(".parquet") and importlib.util.find_spec("pyarrow") is None:
         raise InferenceError('Parquet needs pyarrow: pip install "hgnetv2-hf[parquet]".')
     if os.path.lexists(output) and not overwrite:
@@ -159,22 +196,14 @@ def _check_output(output, overwrite):
         raise InferenceError(f"{output} is a folder.")
 
 
-class _Network:
-    """From files to pixels, in any thread, and from the pixels of a batch to logits."""
-
-    def __init__(self, processor, config, logits):
-        self.processor = processor
-        self.config = config
-        self._logits = logits  # float32 array (batch, channels, height, width), channels last in memory -> array
-
-    def pixels(self, path):
-        return prepare(self.processor, path)
-
-    def __call__(self, arrays):
-        return self._logits(np.moveaxis(np.stack(arrays), -1, 1))
+class _Network(NamedTuple):
+    processor: Any
+    config: Any
+    logits: Callable  # float32 array (batch, channels, height, width), channels last in memory -> array
 
 
-def _load(folder, dtype, compile, batch_size, device):
+def _load(folder, dtype, compile, batch_size, device=None):
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if is_exported(folder):
         if compile:
             raise InferenceError("An exported model is compiled by its runtime; leave --compile out.")
@@ -213,45 +242,24 @@ def _fastest(model, dtype, compile):
     return torch.compile(model) if compile else model
 
 
-def _rows(files, network, top_k, batch_size, workers):
-    """Lists of rows, a batch each. At most a few batches are decoded ahead of the network."""
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = deque()
-        for file in files:
-            ahead.append((file, file_stamp(file), pool.submit(_decode, network, file)))
-            if len(ahead) == batch_size * _BATCHES_AHEAD:
-                yield _batch([ahead.popleft() for _ in range(batch_size)], network, top_k)
-        while ahead:
-            yield _batch([ahead.popleft() for _ in range(min(batch_size, len(ahead)))], network, top_k)
+def _rows(founds, engine, network, model, dtype, top_k, batch_size, workers):
+    """A row per image, in order."""
+    staged = computed(
+        engine, founds, partial(decoded, network.processor), network, partial(_labels, top_k=top_k), model,
+        partial(_load, dtype=dtype, compile=False, batch_size=batch_size), batch_size, workers,
+    )  # fmt: skip
+    for found, error, labels in staged:
+        yield {"image": found.name, "stamp": found.stamp, "labels": labels or [], "error": error}
 
 
-def _decode(network, file):
-    """The pixels, or the error as text."""
-    try:
-        return network.pixels(file)
-    except UNREADABLE as error:
-        return sentence(error)
-
-
-def _batch(waiting, network, top_k):
-    decoded = [(file, stamp, future.result()) for file, stamp, future in waiting]
-    arrays = [pixels for _, _, pixels in decoded if not isinstance(pixels, str)]
-    # Sizes differ only where the image processor does not crop.
-    if len({array.shape for array in arrays}) <= 1:
-        logits = iter(network(arrays)) if arrays else iter(())
-    else:
-        logits = (network([array])[0] for array in arrays)
-    return [
-        {"image": file, "stamp": stamp, "labels": [], "error": pixels}
-        if isinstance(pixels, str)
-        else {
-            "image": file,
-            "stamp": stamp,
-            "labels": top_labels(next(logits), network.config, top_k),
-            "error": None,
-        }
-        for file, stamp, pixels in decoded
-    ]
+def _labels(network, arrays, top_k):
+    """The best labels of each image; sizes differ only where the image processor does not crop."""
+    if len({array.shape for array in arrays}) > 1:
+        return [_labels(network, [array], top_k)[0] for array in arrays]
+    logits = network.logits(np.moveaxis(np.stack(arrays), -1, 1))
+    if not np.isfinite(logits).all():
+        raise InferenceError("The network's logits are not finite; try --dtype float32.")
+    return [top_labels(each, network.config, top_k) for each in logits]
 
 
 def _line(row):
@@ -262,50 +270,58 @@ def _line(row):
 
 
 @contextlib.contextmanager
-def _journals(output, run, processes):
-    """The journals of this output and run, one per process, open at their ends; removed unless the block raises."""
+def _journal(output, run):
+    """The journal of this output and run, open at its end; removed unless the block raises."""
     if output is None:
         yield None
         return
-    key = hashlib.sha256(json.dumps([*run, processes.num_processes]).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps(run).encode()).hexdigest()[:12]
     output = Path(output).absolute()
-    names = [f".{output.name}.{key}.{index}.partial.jsonl" for index in range(processes.num_processes)]
+    name = output.with_name(f".{output.name}.{key}.partial.jsonl")
     try:
-        with contextlib.ExitStack() as stack:
-            yield [
-                stack.enter_context(open(output.with_name(name), "a+", encoding="utf-8", errors="replace"))
-                for name in names
-            ]
-        if processes.is_main_process:
-            for journal in output.parent.glob(f".{glob.escape(output.name)}.*.partial.jsonl"):
-                journal.unlink()  # those of other models and options too: the output is there now
+        with open(name, "a+", encoding="utf-8", errors="replace") as journal:
+            yield journal
+        for each in output.parent.glob(f".{glob.escape(output.name)}.*.partial.jsonl"):
+            each.unlink()  # those of other models and options too: the output is there now
     except OSError as error:
         raise InferenceError(f"Cannot write {output}: {error.strerror or error}.") from error
 
 
-def _write_table(journals, output, top_k):
-    """Turns the journals into the table, in the order of the files; returns how many, and how many are unreadable."""
-    columns = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("label", "score")]
-    columns = ["image", *columns, "error"]
-    count = unreadable = 0
+def _write_table(journal, output, top_k):
+    """Turns the journal into the table; returns how many images are unreadable."""
+    columns, unreadable = _columns(top_k), 0
 
     def rows():
-        nonlocal count, unreadable
-        for journal in journals:
-            journal.seek(0)
-        for journal in itertools.cycle(journals):
-            if not (line := journal.readline()):
-                return  # files were dealt out in turn, so the first journal to end ends all
+        nonlocal unreadable
+        journal.seek(0)
+        for line in journal:
             row = json.loads(line)
-            count, unreadable = count + 1, unreadable + (row["error"] is not None)
-            flat = {"image": printable_path(row["image"]), "error": row["error"] and printable(row["error"])}
-            for rank, each in enumerate(row["labels"], 1):
-                flat[f"label_{rank}"], flat[f"score_{rank}"] = printable(each["label"]), each["score"]
-            yield {column: flat.get(column) for column in columns}
+            unreadable += row["error"] is not None
+            yield _flat(row, columns)
 
     with atomic_file(output) as partial:
         _WRITERS[output.suffix](rows(), columns, partial)
-    return count, unreadable
+    return unreadable
+
+
+def _columns(top_k):
+    labels = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("label", "score")]
+    return ["image", *labels, "error"]
+
+
+def _flat(row, columns):
+    flat = {"image": printable_path(row["image"]), "error": row["error"] and printable(row["error"])}
+    for rank, each in enumerate(row["labels"], 1):
+        flat[f"label_{rank}"], flat[f"score_{rank}"] = printable(each["label"]), each["score"]
+    return {column: flat.get(column) for column in columns}
+
+
+def _schema(columns):
+    import pyarrow
+
+    return pyarrow.schema(
+        {name: pyarrow.float32() if name.startswith("score_") else pyarrow.string() for name in columns}.items()
+    )
 
 
 def _write_csv(rows, columns, path):
@@ -328,8 +344,7 @@ def _write_parquet(rows, columns, path):
     import pyarrow
     import pyarrow.parquet
 
-    types = {name: pyarrow.float32() if name.startswith("score_") else pyarrow.string() for name in columns}
-    schema = pyarrow.schema(types.items())
+    schema = _schema(columns)
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         while chunk := list(itertools.islice(rows, _PARQUET_ROWS)):
             writer.write_table(pyarrow.Table.from_pylist(chunk, schema=schema))

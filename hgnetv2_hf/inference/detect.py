@@ -95,7 +95,8 @@ def detect(
         with resumable_folder(output_dir, key) as folder:
             with open(folder / _JOURNAL, "a+", encoding="utf-8", errors="replace") as journal:
                 used = set() if pictures else None
-                resumed = resume(journal, find_images(paths), lambda row: used is None or used.add(row["picture"]))
+                stamped = ((file, file_stamp(file)) for file in find_images(paths))
+                resumed = resume(journal, stamped, lambda row: used is None or used.add(row["picture"]))
                 for picture in folder.glob("*.png"):
                     if used is None or picture.name not in used:
                         picture.unlink()  # drawn after the last whole row; its image may be gone by now

@@ -3,6 +3,7 @@ folders, models in memory."""
 
 import copy
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -17,7 +18,8 @@ from transformers.image_utils import load_image
 
 from ..backbone import check_name, load_image_processor
 from ..errors import InferenceError
-from ..files.images import printable_path
+from ..files.images import UNREADABLE, folder_stamp, printable_path
+from ..files.sources import image_of, named, open_image, read_bytes
 from ..model.heads import check_heads
 from ..structure import contains_hgnetv2
 from ..wording import sentence
@@ -147,7 +149,10 @@ class Predictor:
         """
         if len({array.shape for array in arrays}) > 1:
             return [self([array], [size])[0] for array, size in zip(arrays, sizes)]
-        return self._answers(self._outputs(np.moveaxis(np.stack(arrays), -1, 1)), sizes)
+        outputs = self._outputs(np.moveaxis(np.stack(arrays), -1, 1))
+        if not all(torch.as_tensor(each).isfinite().all() for each in outputs.values()):
+            raise InferenceError("The model's outputs are not finite; try --dtype float32.")
+        return self._answers(outputs, sizes)
 
 
 def prepare(processor, image):
@@ -157,6 +162,35 @@ def prepare(processor, image):
     image = image if isinstance(image, PIL.Image.Image) else load_image(image)
     pixel_values = processor(images=image, return_tensors="pt")["pixel_values"][0]
     return np.moveaxis(np.asarray(pixel_values), 0, -1)
+
+
+def decoded(processor, found):
+    """What an image processor makes of an image that was found ([`Found`]), or the error as text."""
+    try:
+        return _prepared(processor, open_image(found))
+    except UNREADABLE as error:
+        return sentence(error)
+
+
+def decoded_with_digest(processor, found):
+    """As [`decoded`], with the SHA-256 of the encoded image."""
+    try:
+        content = read_bytes(found)
+        image = image_of(found, lambda: named(content, found.name))
+        return _prepared(processor, image), hashlib.sha256(content).hexdigest()
+    except UNREADABLE as error:
+        return sentence(error)
+
+
+def _prepared(processor, image):
+    ours = type(processor).__name__ == "HGNetV2ImageProcessor"
+    return prepare(processor, image if ours else load_image(image))  # which turns it as its EXIF tag says
+
+
+def run_key(about, model):
+    """Changes with the model's files and what else the rows depend on."""
+    run = [about, os.path.abspath(model), folder_stamp(model)]
+    return hashlib.sha256(json.dumps(run).encode()).hexdigest()[:12]
 
 
 def load_predictor(recognised, dtype="float32", device=None, image_processor=None):

@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 import torch
 import transformers
-from conftest import free_port, randomize
+from conftest import randomize
 
 import hgnetv2_hf
 from hgnetv2_hf.cli import main
@@ -24,6 +24,7 @@ from hgnetv2_hf.errors import InferenceError
 from hgnetv2_hf.inference import precision
 from hgnetv2_hf.inference.classify import classify
 from hgnetv2_hf.inference.detect import detect
+from hgnetv2_hf.inference.predictors import load_predictor, recognise
 
 
 @pytest.fixture
@@ -138,29 +139,10 @@ def test_images_replaced_meanwhile_are_classified_again(digits_folder, tmp_path,
     assert rows(tmp_path / "out.csv") == rows(tmp_path / "whole.csv")
 
 
-@pytest.mark.slow
-def test_processes_share_the_files_and_each_continues_its_part(digits_folder, images, tmp_path):
-    classify([str(images)], digits_folder, tmp_path / "whole.csv", show=str)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--master_port", str(free_port())]
-    command += ["-m", "hgnetv2_hf.cli", "classify", str(images), "--model", str(digits_folder), "--workers", "1"]
-    command += ["--output", str(tmp_path / "out.csv"), "--batch-size", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, PIL.Image\nopen_ = PIL.Image.open\n"
-        "PIL.Image.open = lambda f, *a, **k: os._exit(9) if '030' in str(f) else open_(f, *a, **k)\n"
-    )
-    killed = subprocess.run(command, env=environment, capture_output=True, timeout=200)
-    assert killed.returncode != 0 and not (tmp_path / "out.csv").exists()
-    assert len(list(tmp_path.glob(".out.csv.*.partial.jsonl"))) == 2
-    (tmp_path / "sitecustomize.py").unlink()
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
-    assert "61 images" in finished.stdout, finished.stderr[-2000:]
-    one, other = rows(tmp_path / "out.csv"), rows(tmp_path / "whole.csv")
-    assert [(row["image"], row["label_1"], row["error"]) for row in one] == [
-        (row["image"], row["label_1"], row["error"]) for row in other
-    ]
-    assert not list(tmp_path.glob(".out.csv.*.jsonl"))
+def test_several_processes_of_a_launcher_are_refused(digits_folder, images, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InferenceError, match="several share the images with --engine ray"):
+        classify([str(images)], digits_folder, tmp_path / "out.csv")
 
 
 def test_another_model_or_other_files_start_anew(digits_folder, images, tmp_path):
@@ -213,6 +195,19 @@ def test_weights_that_are_not_finite_get_one_sentence(digits_folder, images, tmp
     hgnetv2_hf.HGNetV2ImageProcessor.from_pretrained(digits_folder).save_pretrained(tmp_path / "broken")
     assert main(["classify", str(images), "--model", str(tmp_path / "broken")]) == 1
     assert "NaN" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_scores_that_are_not_finite_get_one_sentence(digits_folder, images, tmp_path):
+    model = transformers.AutoModelForImageClassification.from_pretrained(digits_folder)
+    with torch.no_grad():
+        model.fc.bias.fill_(float("nan"))  # which is not folded, so that nothing else looks at it
+    model.save_pretrained(tmp_path / "nan")
+    transformers.AutoImageProcessor.from_pretrained(digits_folder).save_pretrained(tmp_path / "nan")
+    with pytest.raises(InferenceError, match="logits are not finite"):
+        classify([str(images)], tmp_path / "nan", tmp_path / "out.csv")
+    predictor = load_predictor(recognise(tmp_path / "nan"))
+    with pytest.raises(InferenceError, match="outputs are not finite"):
+        predictor([predictor.pixels(str(min(images.glob("*.png"))))], [(32, 32)])
 
 
 def test_bad_requests_get_one_sentence(digits_folder, images, tmp_path, capsys):

@@ -17,7 +17,7 @@ import transformers
 import hgnetv2_hf
 from hgnetv2_hf.cli import main
 from hgnetv2_hf.errors import InferenceError
-from hgnetv2_hf.inference import embed as module
+from hgnetv2_hf.files import parts
 from hgnetv2_hf.inference.embed import embed
 
 
@@ -58,7 +58,7 @@ def plain(model, files):
 
 
 def test_rows_are_the_plain_models_features_in_order(digits_folder, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "ROWS_PER_FILE", 5)
+    monkeypatch.setattr(parts, "ROWS_PER_PART", 5)
     summary = embed([str(photos)], digits_folder, tmp_path / "out", batch_size=4, show=str)
     assert (summary["images"], summary["unreadable"], summary["width"]) == (12, 1, 128)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -98,22 +98,22 @@ def test_an_exported_backbone_gives_the_same(digits_folder, photos, tmp_path):
 
 @pytest.mark.parametrize("changed", [False, True])
 def test_a_killed_run_continues_after_its_last_whole_file(digits_folder, photos, tmp_path, monkeypatch, changed):
-    monkeypatch.setattr(module, "ROWS_PER_FILE", 3)
-    write = module._write
+    monkeypatch.setattr(parts, "ROWS_PER_PART", 3)
+    put = parts.put
 
-    def dies_at_the_third(rows, width, dtype, path):
-        if path.name == "part-00002.parquet":
-            path.with_suffix(".partial").write_bytes(b"half")
+    def dies_at_the_third(folder, name, content):
+        if name == "part-00002.parquet":
+            put(folder, "part-00002.partial", content[:100])
             raise KeyboardInterrupt
-        write(rows, width, dtype, path)
+        put(folder, name, content)
 
-    monkeypatch.setattr(module, "_write", dies_at_the_third)
+    monkeypatch.setattr(parts, "put", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         embed([str(photos)], digits_folder, tmp_path / "out", show=str)
     assert not (tmp_path / "out").exists()
     if changed:  # an image of the second file
         os.utime(photos / "03.png", (1, 1))
-    monkeypatch.setattr(module, "_write", write)
+    monkeypatch.setattr(parts, "put", put)
     summary = embed([str(photos)], digits_folder, tmp_path / "out", show=str)
     assert summary["resumed"] == (3 if changed else 6)
     embed([str(photos)], digits_folder, tmp_path / "whole", show=str)
@@ -128,8 +128,8 @@ def test_a_process_killed_at_any_moment_loses_nothing(digits_folder, tmp_path):
     PIL.Image.fromarray(np.random.RandomState(0).randint(0, 256, (32, 32, 3), dtype="uint8")).save(folder / "0.png")
     for index in range(1, 3000):
         os.link(folder / "0.png", folder / f"{index}.png")
-    code = "import sys; from hgnetv2_hf.cli import main; from hgnetv2_hf.inference import embed"
-    code += "; embed.ROWS_PER_FILE = 256; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from hgnetv2_hf.cli import main; from hgnetv2_hf.files import parts"
+    code += "; parts.ROWS_PER_PART = 256; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "embed", str(folder)]
     command += ["--model", str(digits_folder), "--output", str(tmp_path / "out")]
     kills = 0

@@ -1,0 +1,327 @@
+"""Images wherever they lie: files, folders and globs, here or of a URL; rows of Parquet; WebDataset's tars."""
+
+import functools
+import io
+import json
+import tarfile
+import tempfile
+import threading
+from typing import Any, NamedTuple, Optional
+
+import PIL.Image
+
+from ..errors import DataError, HGNetV2Error
+from ..wording import counted, sentence
+from .images import file_stamp, find_images, is_image_name
+from .storage import detail, filesystem, is_url, local_path, stamp_of, storage_errors, url_of
+
+
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_GLOB = "*?["
+_LISTED_IN_MEMORY = 1 << 24  # bytes
+_reading = threading.Lock()
+
+
+class Found(NamedTuple):
+    """An image that was found, and can be read by any process that sees its file."""
+
+    name: str  # a file's path or URL, `photos.parquet#7` (the row, from 0) or `photos.tar#a.jpg`
+    stamp: Any  # changes when the file is replaced
+    file: str  # that holds it
+    place: Optional[tuple] = (
+        None  # in that file: ("bytes", start, end), ("row", column, row group, row), ("error", text)
+    )
+
+
+class Sources:
+    """
+    The images that paths name, looked up once and kept in a temporary file, in order.
+
+    Args:
+        paths (`list[str]`): files, folders (their images, also in folders inside) and globs, of this machine or of a
+            URL that fsspec knows (`s3://`, `gs://`, `hf://`, `file://`, …). A `.parquet` file is its rows, a `.tar`
+            file its images.
+        image_column (`str`, *optional*): of the Parquet files; by default the only one that holds images.
+
+    Raises:
+        `DataError`: a path leads to no image, or a storage cannot be read.
+    """
+
+    def __init__(self, paths, image_column=None):
+        self.remote = any(is_url(local_path(path)) for path in paths)
+        self._length, self._lock = 0, threading.Lock()
+        self._listing = tempfile.SpooledTemporaryFile(_LISTED_IN_MEMORY)  # noqa: SIM115
+        for found in _find(paths, image_column):
+            try:
+                self._listing.write(json.dumps(found).encode() + b"\n")
+            except OSError as error:
+                raise DataError(f"Cannot list images in {tempfile.gettempdir()}: {error.strerror}.") from error
+            self._length += 1
+
+    def __len__(self):
+        return self._length
+
+    def __iter__(self):
+        """Yields [`Found`]; several iterations may go on at once."""
+        position = 0
+        while True:
+            with self._lock:
+                self._listing.seek(position)
+                lines = self._listing.readlines(1 << 20)
+                position = self._listing.tell()
+            if not lines:
+                return
+            yield from (_found(line) for line in lines)
+
+
+def _found(line):
+    name, stamp, file, place = json.loads(line)
+    return Found(name, stamp, file, place and tuple(place))
+
+
+def open_image(found):
+    """
+    Returns:
+        `PIL.Image.Image`: as it is stored, loaded.
+
+    Raises:
+        `ValueError`: it cannot be read.
+        `DataError`: the storage that it lies in cannot be used.
+    """
+    return image_of(found, functools.partial(_open, found))
+
+
+def image_of(found, open_file):
+    """As [`open_image`], from what a function opens."""
+    try:
+        with open_file() as file, PIL.Image.open(file) as image:
+            image.load()
+            return image
+    except HGNetV2Error:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        if isinstance(error, OSError) and error.filename:
+            error.filename = found.name
+        raise ValueError(f"Cannot read the image {found.name}: {error}") from error
+
+
+def read_bytes(found):
+    """The encoded image. Raises `OSError` or `ValueError` where it cannot be read, `DataError` as [`open_image`]."""
+    with _open(found) as file:
+        return file.read()
+
+
+def named(content, name):
+    """Bytes as a file that Pillow calls by the name."""
+    return _Named(io.BytesIO(content), name)
+
+
+class _Named(io.BufferedReader):
+    def __init__(self, raw, name):
+        super().__init__(raw)
+        self._called = name
+
+    def __repr__(self):
+        return repr(self._called)
+
+
+def _open(found):
+    if found.place is None and not is_url(found.file):
+        return _Named(open(found.file, "rb", buffering=0), found.name)
+    return named(_content(found), found.name)
+
+
+def _content(found):
+    kind, *place = found.place or ("file",)
+    if kind == "error":
+        raise ValueError(place[0])
+    if kind == "row":
+        column, group, row = place
+        with _reading:  # so that no two threads read the same rows
+            values = _row_group(found.file, json.dumps(found.stamp), column, group)
+        value = values[row].as_py()
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if content is None:
+            raise ValueError("the row holds no image")
+        return content
+    start, end = place or (None, None)
+    if not is_url(found.file):
+        with open(found.file, "rb") as file:
+            file.seek(start)
+            content = file.read(end - start)
+    else:
+        system, path = filesystem(found.file)
+        with storage_errors(found.file, passing=(FileNotFoundError,)):
+            content = system.cat_file(path, start=start, end=end)
+    if kind == "bytes" and len(content) != end - start:
+        raise ValueError("the file ends inside it")
+    return content
+
+
+@functools.lru_cache(maxsize=2)
+def _row_group(file, stamp, column, group):
+    import pyarrow.parquet
+
+    with _open_shard(file) as shard:
+        return pyarrow.parquet.ParquetFile(shard).read_row_group(group, columns=[column]).column(0)
+
+
+def _open_shard(file):
+    return io.BufferedReader(_RemoteFile(file)) if is_url(file) else open(file, "rb")
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file of a storage; what its client raises becomes [`DataError`], and no error of the file's content."""
+
+    def __init__(self, url):
+        system, path = filesystem(url)
+        self._url = url
+        with storage_errors(url, passing=(FileNotFoundError,)):
+            self._file = system.open(path, "rb")
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        return self._file.seek(offset, whence)
+
+    def tell(self):
+        return self._file.tell()
+
+    def readinto(self, buffer):
+        with storage_errors(self._url):
+            content = self._file.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self):
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def _find(paths, image_column):
+    for given in paths:
+        path = local_path(given)
+        for file, stamp in _find_remote(path) if is_url(path) else _find_local(path):
+            name = file.lower()
+            if name.endswith(".parquet"):
+                yield from _rows(file, stamp, image_column)
+            elif name.endswith(".tar"):
+                yield from _members(file, stamp)
+            elif name.endswith(_COMPRESSED):
+                raise DataError(f"{file} is compressed, and its images cannot be read one by one; expected a .tar.")
+            else:
+                yield Found(file, stamp, file)
+
+
+def _find_local(path):
+    return ((file, file_stamp(file)) for file in find_images([path]))
+
+
+def _find_remote(url):
+    system, path = filesystem(url)
+    empty = True
+    try:
+        for info in _listed(system, path, url):
+            empty = False
+            yield url_of(url, info["name"]), stamp_of(info)
+    except FileNotFoundError as error:
+        reason = "" if path in str(error) else f" ({detail(error)})"
+        raise DataError(f"There is no image {url}{reason}.") from error
+    if empty:
+        raise DataError(f"There is no image {url}.")
+
+
+def _listed(system, path, url):
+    """What fsspec says of the files that a path names, one folder's in memory at a time."""
+    with storage_errors(url, passing=(FileNotFoundError,)):
+        try:
+            info = system.info(path)
+        except FileNotFoundError:
+            if not any(sign in path for sign in _GLOB):
+                raise
+            matches = system.glob(path, detail=True)
+            yield from (matches[name] for name in sorted(matches) if matches[name]["type"] == "file")
+            return
+        if info["type"] == "file":
+            yield info
+            return
+        for _, folders, files in system.walk(path, detail=True, on_error="raise"):
+            for name in [name for name in folders if name.startswith(".")]:
+                del folders[name]
+            yield from (files[name] for name in sorted(files) if is_image_name(name))
+
+
+def _rows(file, stamp, image_column):
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError('Parquet needs pyarrow: pip install "hgnetv2-hf[parquet]".') from error
+    try:
+        with _open_shard(file) as shard:
+            metadata = pyarrow.parquet.ParquetFile(shard)
+            schema, groups = metadata.schema_arrow, metadata.metadata
+            rows = [groups.row_group(index).num_rows for index in range(groups.num_row_groups)]
+    except (OSError, ValueError) as error:  # Arrow's among them
+        yield Found(file, stamp, file, ("error", f"it is no Parquet file that can be read: {sentence(error)[:200]}"))
+        return
+    column, number = _image_column(file, schema, image_column), 0
+    for group, length in enumerate(rows):
+        for row in range(length):
+            yield Found(f"{file}#{number}", stamp, file, ("row", column, group, row))
+            number += 1
+
+
+def _image_column(file, schema, wanted):
+    """Binary, or the struct of bytes and path that `datasets` writes."""
+    import pyarrow.types as types
+
+    def is_bytes(kind):
+        return types.is_binary(kind) or types.is_large_binary(kind)
+
+    found = {}
+    for field in schema:
+        if is_bytes(field.type):
+            found[field.name] = field.name
+        elif types.is_struct(field.type) and any(is_bytes(each.type) and each.name == "bytes" for each in field.type):
+            found[field.name] = f"{field.name}.bytes"
+    if wanted is not None:
+        if wanted not in found:
+            raise DataError(f"{file} has no column {wanted} that holds images; {_those(found)}.")
+        return found[wanted]
+    if len(found) != 1:
+        raise DataError(f"Expected one column with images in {file}; {_those(found)}; name one with --image-column.")
+    return next(iter(found.values()))
+
+
+def _those(found):
+    return f"those with images are {', '.join(found)}" if found else "none holds images"
+
+
+def _members(file, stamp):
+    names = set()
+    try:
+        with _open_shard(file) as shard, tarfile.open(fileobj=shard, mode="r:") as archive:
+            for member in archive:
+                archive.members = []  # which would keep every one
+                if not member.isfile() or member.issparse() or not is_image_name(member.name.rpartition("/")[2]):
+                    continue
+                if member.name in names:
+                    raise DataError(f"{file} holds {member.name} twice; which one it is cannot be told.")
+                names.add(member.name)
+                place = ("bytes", member.offset_data, member.offset_data + member.size)
+                yield Found(f"{file}#{member.name}", stamp, file, place)
+            shard.seek(archive.offset)
+            damaged = any(shard.read(tarfile.BLOCKSIZE))  # a header that is none
+    except (OSError, tarfile.TarError) as error:
+        yield Found(file, stamp, file, ("error", f"it is no tar file that can be read: {sentence(error)[:200]}"))
+        return
+    if damaged:
+        yield Found(file, stamp, file, ("error", f"the tar file is damaged after {counted(len(names), 'image')}"))
+    elif not names:
+        raise DataError(f"There is no image in {file}.")

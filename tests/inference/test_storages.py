@@ -1,0 +1,257 @@
+"""`classify` and `embed` from and to storages, Parquet files and tars: the same rows, whatever interrupts."""
+
+import importlib.util
+import io
+import json
+import os
+import re
+import socket
+import tarfile
+import time
+import urllib.request
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from hgnetv2_hf.cli import main
+from hgnetv2_hf.errors import InferenceError
+from hgnetv2_hf.files import parts, storage
+from hgnetv2_hf.inference.classify import classify
+from hgnetv2_hf.inference.embed import embed
+
+
+pyarrow = pytest.importorskip("pyarrow", reason="comes with the extra [parquet]")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Eleven pictures, one of them broken."""
+    folder, random = tmp_path / "images", np.random.RandomState(0)
+    folder.mkdir()
+    for index in range(11):
+        pixels = random.randint(0, 256, (40, 30 + index, 3), dtype="uint8")
+        PIL.Image.fromarray(pixels).save(folder / f"{index:02}.png")
+    (folder / "04.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture
+def client(replaced_client, images):
+    """Of `gs://`, with the pictures in `gs://bucket/images`."""
+    client = replaced_client("gs")
+    for path in images.iterdir():
+        client.pipe_file(f"/bucket/images/{path.name}", path.read_bytes())
+    return client
+
+
+def rows(folder, client=None):
+    """Of all parts in their order, without the names."""
+    listed = client.ls(folder, detail=False) if client else map(str, folder.iterdir())
+    names = sorted(name for name in listed if name.rpartition("/")[2].startswith("part-"))
+    opened = [io.BytesIO(client.cat_file(name)) if client else name for name in names]
+    made = [row for each in opened for row in parquet.read_table(each).to_pylist()]
+    return [{**row, "image": None, "error": bool(row["error"])} for row in made]
+
+
+def names(client, folder):
+    return sorted(path.removeprefix(f"{folder}/") for path in client.find(folder))
+
+
+def test_every_source_gives_the_rows_of_plain_files(digits_folder, images, client, tmp_path):
+    contents = [path.read_bytes() for path in sorted(images.iterdir())]
+    parquet.write_table(pyarrow.table({"image": pyarrow.array(contents, pyarrow.binary())}), tmp_path / "a.parquet")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for path in sorted(images.iterdir()):
+            archive.add(path, path.name)
+    sources = [images, images.as_uri(), "gs://bucket/images", tmp_path / "a.parquet", tmp_path / "a.tar"]
+    labels, vectors = [], []
+    for index, source in enumerate(map(str, sources)):
+        summary = classify([source], digits_folder, tmp_path / f"labels-{index}", show=str)
+        assert (summary["images"], summary["unreadable"]) == (11, 1)
+        labels.append(rows(tmp_path / f"labels-{index}"))
+        embed([source], digits_folder, tmp_path / f"vectors-{index}", show=str)
+        vectors.append(rows(tmp_path / f"vectors-{index}"))
+    assert all(each == labels[0] for each in labels) and all(each == vectors[0] for each in vectors)
+    classify([str(images)], digits_folder, tmp_path / "table.parquet", show=str)
+    assert parquet.read_table(tmp_path / "table.parquet").equals(parquet.read_table(tmp_path / "labels-0"))
+    about = json.loads((tmp_path / "labels-0" / "_labels.json").read_text())
+    assert (about["images"], about["unreadable"], about["top_k"]) == (11, 1, 5)
+
+
+@pytest.mark.parametrize("place", ["here", "gs"])
+def test_an_interrupted_run_continues_after_its_last_part(digits_folder, images, client, tmp_path, monkeypatch, place):
+    output = tmp_path / "out" if place == "here" else "gs://bucket/out"
+    monkeypatch.setattr(parts, "ROWS_PER_PART", 3)
+    put = parts.put
+
+    def dies(folder, name, content):
+        if name == "part-00002.parquet":
+            raise KeyboardInterrupt
+        put(folder, name, content)
+
+    monkeypatch.setattr(parts, "put", dies)
+    with pytest.raises(KeyboardInterrupt):
+        classify([str(images)], digits_folder, output, show=str)
+    if place == "here":
+        assert not output.exists()
+    else:
+        unfinished = [re.sub("-[0-9a-f]{12}/", "-KEY/", name) for name in names(client, "/bucket/out")]
+        assert unfinished == ["_unfinished-KEY/part-00000.parquet", "_unfinished-KEY/part-00001.parquet"]
+    monkeypatch.setattr(parts, "put", put)
+    assert classify([str(images)], digits_folder, output, show=str)["resumed"] == 6
+    classify([str(images)], digits_folder, tmp_path / "whole", show=str)
+    found = rows(output) if place == "here" else rows("/bucket/out", client)
+    assert found == rows(tmp_path / "whole") and len(found) == 11
+    with pytest.raises(InferenceError, match="exists already"):
+        classify([str(images)], digits_folder, output, show=str)
+    assert classify([str(images)], digits_folder, output, top_k=1, overwrite=True, show=str)["resumed"] == 0
+    if place == "gs":
+        assert names(client, "/bucket/out") == ["_labels.json", *(f"part-{number:05}.parquet" for number in range(4))]
+        classify([str(images / "00.png")], digits_folder, output, top_k=1, overwrite=True, show=str)
+        assert names(client, "/bucket/out") == ["_labels.json", "part-00000.parquet"]
+
+
+def test_a_publication_that_was_interrupted_is_repeated(digits_folder, images, client, monkeypatch):
+    copy = type(client).copy
+
+    def dies(self, sources, targets, **options):
+        copy(self, sources[:1], targets[:1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(client), "copy", dies)
+    with pytest.raises(KeyboardInterrupt):
+        classify([str(images)], digits_folder, "gs://bucket/out", show=str)
+    monkeypatch.setattr(type(client), "copy", copy)
+    assert classify([str(images)], digits_folder, "gs://bucket/out", show=str)["resumed"] == 11
+    assert names(client, "/bucket/out") == ["_labels.json", "part-00000.parquet"]
+
+
+def test_a_damaged_part_is_made_again(digits_folder, images, client, monkeypatch):
+    monkeypatch.setattr(parts, "ROWS_PER_PART", 3)
+    publish = parts._publish
+    monkeypatch.setattr(parts, "_publish", lambda *_: 1 / 0)
+    with pytest.raises(InferenceError, match="division by zero"):
+        classify([str(images)], digits_folder, "gs://bucket/out", show=str)
+    (second,) = (name for name in client.find("/bucket/out") if name.endswith("part-00001.parquet"))
+    client.pipe_file(second, client.cat_file(second)[:-9])
+    monkeypatch.setattr(parts, "_publish", publish)
+    assert classify([str(images)], digits_folder, "gs://bucket/out", show=str)["resumed"] == 3
+    assert len(rows("/bucket/out", client)) == 11
+
+
+def test_one_writer(digits_folder, images, client, monkeypatch):
+    def lease(**fields):
+        about = {"id": "x", "host": "elsewhere", "process": 1, "time": time.time() - 10, **fields}
+        client.pipe_file("/bucket/out/_writer.json", json.dumps(about).encode())
+
+    lease()
+    with pytest.raises(InferenceError, match="is being written by process 1 of elsewhere, or was 1[0-9] seconds ago"):
+        classify([str(images)], digits_folder, "gs://bucket/out", show=str)
+    lease(host=socket.gethostname(), process=os.getppid())
+    with pytest.raises(InferenceError, match="is being written by process"):
+        classify([str(images)], digits_folder, "gs://bucket/out", show=str)
+    for ended in ({"time": time.time() - 1000}, {"host": socket.gethostname(), "process": 2**22 + 1}, {"time": "no"}):
+        lease(**ended)
+        classify([str(images)], digits_folder, "gs://bucket/out", overwrite=True, show=str)
+        assert names(client, "/bucket/out") == ["_labels.json", "part-00000.parquet"]
+
+
+@pytest.mark.parametrize(
+    "output, words",
+    [
+        ("gs://bucket/images", "contains the source gs://bucket/images"),
+        ("gs://bucket", "contains the source gs://bucket/images"),
+        ("gs://bucket/full", "holds notes.txt, which is not written here"),
+        ("gs://bucket/out.csv", "is a table in a storage, where folders are written"),
+        ("zz://bucket/out", "There is no storage zz://"),
+        ("out.cvs", "expected a name that ends with .csv, .jsonl, .parquet, or a folder"),
+    ],
+)
+def test_outputs_that_are_none_get_one_sentence(digits_folder, images, client, tmp_path, monkeypatch, output, words):
+    monkeypatch.chdir(tmp_path)
+    client.pipe_file("/bucket/full/notes.txt", b"")
+    before = client.find("/")
+    with pytest.raises(InferenceError, match=words):
+        classify(["gs://bucket/images"], digits_folder, output, overwrite=True, show=str)
+    assert client.find("/") == before and [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    """moto's server on this machine, and a client."""
+    if not all(map(importlib.util.find_spec, ("moto", "s3fs"))):
+        pytest.skip("needs moto[server] and the extra [s3]")
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": address,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    client = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
+    for bucket in ("photos", "out"):
+        client.mkdir(bucket)
+    client.address, client.server = address, server
+    yield client
+    server.stop()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.slow
+def test_s3_is_read_and_written(digits_folder, images, s3, tmp_path, capsys):
+    for path in images.iterdir():
+        s3.pipe_file(f"photos/a/{path.name}", path.read_bytes())
+    command = ["classify", "s3://photos/a/", "--model", str(digits_folder), "--output", "s3://out/labels/"]
+    assert main(command) == 0
+    assert "11 images -> s3://out/labels/, 1 of them unreadable" in capsys.readouterr().out
+    assert main(command) == 1 and "exists already" in capsys.readouterr().err
+    assert main([*command, "--overwrite", "--top-k", "1"]) == 0
+    assert main([*command, "--overwrite"]) == 0
+    assert main(["embed", str(images), "--model", str(digits_folder), "--output", "s3://out/vectors"]) == 0
+    classify([str(images)], digits_folder, tmp_path / "labels", show=str)
+    embed([str(images)], digits_folder, tmp_path / "vectors", show=str)
+    assert rows("out/labels", s3) == rows(tmp_path / "labels")
+    assert rows("out/vectors", s3) == rows(tmp_path / "vectors")
+    assert names(s3, "out/labels") == ["_labels.json", "part-00000.parquet"]
+
+
+@pytest.mark.slow
+def test_a_storage_that_refuses_or_does_not_answer_is_one_line(
+    digits_folder, images, s3, tmp_path, monkeypatch, capsys
+):
+    s3.pipe_file("photos/a/0.png", (images / "00.png").read_bytes())
+    here = ["--model", str(digits_folder), "--output", str(tmp_path / "out.csv")]
+
+    def line(*command):
+        assert main([*command]) == 1
+        (only,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hgnetv2-hf:")]
+        return only
+
+    def both():
+        return line("classify", "s3://photos/a", *here), line("classify", str(images), *here[:3], "s3://out/labels")
+
+    assert "no image s3://nowhere/a (The specified bucket does not exist)" in line("classify", "s3://nowhere/a", *here)
+    there = line("classify", str(images), *here[:3], "s3://nowhere/labels")
+    assert "There is no s3://nowhere/labels (The specified bucket does not exist)" in there
+    check_access = {
+        "url": f"{s3.address}/moto-api/reset-auth",
+        "data": b"0",
+        "headers": {"Content-Type": "text/plain"},
+    }
+    urllib.request.urlopen(urllib.request.Request(**check_access))
+    assert all("access is refused" in each for each in both())
+    s3.server.stop()
+    assert all("Could not connect to the endpoint" in each for each in both())
+    monkeypatch.setattr(storage, "_SECONDS", 0.3)
+    type(s3).clear_instance_cache()
+    port = int(s3.address.rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)):  # which takes connections and says nothing
+        assert all("Read timeout" in each for each in both())
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
