@@ -71,6 +71,8 @@ def claimed_output(output, sources, overwrite, about):
         with claim(output, [local_path(source) for source in sources], overwrite, about):
             yield Folder(output, fsspec.filesystem("file"), os.path.abspath(output))
         return
+    if output.lower().startswith("hf://"):
+        raise OutputError(f"{output}: every part would be a commit; write a folder here, and upload it (hf upload).")
     system, path = filesystem(output, OutputError)
     folder = Folder(output, system, path.rstrip("/"))
     for source in sources:

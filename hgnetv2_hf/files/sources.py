@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import os
 import tarfile
 import tempfile
 import threading
@@ -205,7 +206,7 @@ class _RemoteFile(io.RawIOBase):
 
 def _find(paths, image_column):
     for given in paths:
-        path = local_path(given)
+        path = local_path(os.fspath(given))
         for file, stamp in _find_remote(path) if is_url(path) else _find_local(path):
             name = file.lower()
             if name.endswith(".parquet"):

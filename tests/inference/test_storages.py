@@ -165,6 +165,7 @@ def test_one_writer(digits_folder, images, client, monkeypatch):
         ("gs://bucket", "contains the source gs://bucket/images"),
         ("gs://bucket/full", "holds notes.txt, which is not written here"),
         ("gs://bucket/out.csv", "is a table in a storage, where folders are written"),
+        ("hf://datasets/a/b", "every part would be a commit"),
         ("zz://bucket/out", "There is no storage zz://"),
         ("out.cvs", "expected a name that ends with .csv, .jsonl, .parquet, or a folder"),
     ],
