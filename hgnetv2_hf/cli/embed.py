@@ -3,7 +3,7 @@
 from ._framework import add_batch_arguments, add_command, add_source_arguments
 
 
-CONTINUES = "; the same command continues after the last whole file"
+CONTINUES = "; the same command continues after the last part of 4096 rows"
 
 
 def add(commands):

@@ -27,6 +27,7 @@ from .atomic import claim, resumable_folder
 from .storage import filesystem, is_url, local_path, storage_errors
 
 
+TABLES = (".csv", ".jsonl", ".parquet")  # endings of files, which no folder of parts has
 ROWS_PER_PART = 4096
 _METADATA = b"hgnetv2_hf"  # of a part: the digest of the images that it was made from, and how many had errors
 _LEASE = "_writer.json"
@@ -124,10 +125,11 @@ def fill(folder, sources, rows_of, table_of, progress, rows_per_part=None):
         rows_per_part (`int`, *optional*): 4096 by default.
 
     Returns:
-        `tuple[int, int]`: how many rows were there already, and how many rows of all have an error.
+        `tuple[int, int, str | None]`: how many rows were there already, how many of all have an error, and the first
+            error of those that were made now.
     """
     rows_per_part = rows_per_part or ROWS_PER_PART
-    resumed, unreadable, done = 0, 0, 0
+    resumed, unreadable, done, first = 0, 0, 0, None
     names = _names(folder)
     for chunk in _chunks(sources, rows_per_part):
         about = _about(folder, done) if part_name(done) in names else None
@@ -147,10 +149,10 @@ def fill(folder, sources, rows_of, table_of, progress, rows_per_part=None):
         for row in itertools.islice(rows, len(chunk)):
             made.append(row)
             progress.update()
-        errors = sum(row["error"] is not None for row in made)
-        _write(folder, number, table_of(made), {"images": _digest(chunk), "errors": errors})
-        unreadable += errors
-    return resumed, unreadable
+        errors = [row["error"] for row in made if row["error"] is not None]
+        _write(folder, number, table_of(made), {"images": _digest(chunk), "errors": len(errors)})
+        unreadable, first = unreadable + len(errors), first or next(iter(errors), None)
+    return resumed, unreadable, first
 
 
 def put(folder, name, content):

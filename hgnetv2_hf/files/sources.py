@@ -51,6 +51,7 @@ class Sources:
     def __init__(self, paths, image_column=None):
         self.remote = any(is_url(local_path(path)) for path in paths)
         self._length, self._lock = 0, threading.Lock()
+        shards = False
         self._listing = tempfile.SpooledTemporaryFile(_LISTED_IN_MEMORY)  # noqa: SIM115
         for found in _find(paths, image_column):
             try:
@@ -58,6 +59,9 @@ class Sources:
             except OSError as error:
                 raise DataError(f"Cannot list images in {tempfile.gettempdir()}: {error.strerror}.") from error
             self._length += 1
+            shards |= found.file.lower().endswith(".parquet")
+        if image_column is not None and not shards:
+            raise DataError(f"The option image_column ({image_column}) is for Parquet files, and none is given.")
 
     def __len__(self):
         return self._length
@@ -141,10 +145,9 @@ def _content(found):
         with _reading:  # so that no two threads read the same rows
             values = _row_group(found.file, json.dumps(found.stamp), column, group)
         value = values[row].as_py()
-        content = value.get("bytes") if isinstance(value, dict) else value
-        if content is None:
-            raise ValueError("the row holds no image")
-        return content
+        if isinstance(value, dict):
+            return _row_content(value.get("bytes"), value.get("path"))
+        return _row_content(value, None)
     start, end = place or (None, None)
     if not is_url(found.file):
         with open(found.file, "rb") as file:
@@ -157,6 +160,18 @@ def _content(found):
     if kind == "bytes" and len(content) != end - start:
         raise ValueError("the file ends inside it")
     return content
+
+
+def _row_content(content, path):
+    """`datasets` stores an image, or where it lies on this machine."""
+    if content is not None:
+        return content
+    if not isinstance(path, str):
+        raise ValueError("the row holds no image")
+    if not os.path.isfile(path):
+        raise ValueError(f"the row holds no image, and there is no file {path}, which it names")
+    with open(path, "rb") as file:
+        return file.read()
 
 
 @functools.lru_cache(maxsize=2)
@@ -285,23 +300,20 @@ def _image_column(file, schema, wanted):
     def is_bytes(kind):
         return types.is_binary(kind) or types.is_large_binary(kind)
 
-    found = {}
-    for field in schema:
-        if is_bytes(field.type):
-            found[field.name] = field.name
-        elif types.is_struct(field.type) and any(is_bytes(each.type) and each.name == "bytes" for each in field.type):
-            found[field.name] = f"{field.name}.bytes"
-    if wanted is not None:
-        if wanted not in found:
-            raise DataError(f"{file} has no column {wanted} that holds images; {_those(found)}.")
-        return found[wanted]
-    if len(found) != 1:
-        raise DataError(f"Expected one column with images in {file}; {_those(found)}; name one with --image-column.")
-    return next(iter(found.values()))
+    def holds_images(kind):
+        inside = kind if types.is_struct(kind) else ()
+        return is_bytes(kind) or any(each.name == "bytes" and is_bytes(each.type) for each in inside)
 
-
-def _those(found):
-    return f"those with images are {', '.join(found)}" if found else "none holds images"
+    found = [field.name for field in schema if holds_images(field.type)]
+    if not found:
+        raise DataError(f"No column of {file} holds images (encoded, as bytes); it has {', '.join(schema.names)}.")
+    if wanted is not None and wanted not in found:
+        raise DataError(f"{file} has no column {wanted} that holds images; those with bytes are {', '.join(found)}.")
+    if wanted is None and len(found) > 1:
+        raise DataError(
+            f"Several columns of {file} hold bytes ({', '.join(found)}); name the one with the images: --image-column."
+        )
+    return wanted or found[0]
 
 
 def _members(file, stamp):

@@ -29,7 +29,7 @@ from ..errors import InferenceError, raised_as
 from ..files.atomic import atomic_file, lock
 from ..files.images import folder_stamp, printable_path
 from ..files.journal import resume
-from ..files.parts import ROWS_PER_PART, claimed_output, fill, growing, put
+from ..files.parts import ROWS_PER_PART, TABLES, claimed_output, fill, growing, put
 from ..files.processes import number_of_processes
 from ..files.sources import Sources
 from ..files.storage import is_url
@@ -38,11 +38,10 @@ from ..wording import counted, printable, sentence
 from .cluster import check_engine, computed, default_workers
 from .optimize import optimize_for_inference
 from .precision import fastest_dtype, warn_if_emulated
-from .predictors import UNLOADABLE, decoded, run_key
+from .predictors import UNLOADABLE, decoded, first_error, run_key
 from .runtime import is_exported, load_exported, top_labels
 
 
-TABLES = (".csv", ".jsonl", ".parquet")
 _ABOUT = "_labels.json"  # readers of a folder of Parquet leave out what begins so
 _PARQUET_ROWS = 10_000
 
@@ -98,14 +97,14 @@ def classify(
             workers=workers or default_workers(sources),
         )  # fmt: skip
         if in_parts:
-            counts = _write_parts(folder, sources, rows, model, dtype, top_k)
+            counts, error = _write_parts(folder, sources, rows, paths, model, dtype, top_k)
         else:
-            counts = _write_rows(output, sources, rows, model, dtype, top_k)
+            counts, error = _write_rows(output, sources, rows, model, dtype, top_k)
     resumed = counts["resumed"]
     if output is not None:
         show(
             f"{counted(counts['images'], 'image')} -> {printable_path(output)}"
-            + (f", {counts['unreadable']} of them unreadable" if counts["unreadable"] else "")
+            + (f", {counts['unreadable']} of them unreadable{first_error(error)}" if counts["unreadable"] else "")
             + (f"; continued after {counted(resumed, 'row')} of an interrupted run" if resumed else "")
         )
     return counts
@@ -130,13 +129,14 @@ def _progress(total, resumed=0):
 def _write_rows(output, sources, rows, model, dtype, top_k):
     """Prints the rows, or writes them in a table."""
     run = [os.path.abspath(model), folder_stamp(model), top_k, dtype]
-    total, unreadable, resumed = len(sources), 0, 0
+    total, unreadable, resumed, error = len(sources), 0, 0, None
     with _journal(output, run) as journal:
         if journal:
             resumed = resume(journal, ((found.name, found.stamp) for found in sources))
         start = time.perf_counter()
         with _progress(total, resumed) as progress:
             for row in rows(itertools.islice(sources, resumed, None)):
+                error = error or row["error"]
                 if journal:
                     journal.write(json.dumps(row) + "\n")
                     journal.flush()
@@ -147,10 +147,11 @@ def _write_rows(output, sources, rows, model, dtype, top_k):
         speed = (total - resumed) / (time.perf_counter() - start)
         if journal:
             unreadable = _write_table(journal, Path(output), top_k)
-    return {"images": total, "unreadable": unreadable, "resumed": resumed, "images_per_second": speed}
+    counts = {"images": total, "unreadable": unreadable, "resumed": resumed, "images_per_second": speed}
+    return counts, error
 
 
-def _write_parts(output, sources, rows, model, dtype, top_k):
+def _write_parts(output, sources, rows, paths, model, dtype, top_k):
     import pyarrow
 
     columns = _columns(top_k)
@@ -161,11 +162,13 @@ def _write_parts(output, sources, rows, model, dtype, top_k):
 
     with growing(output, run_key(about, model), _ABOUT) as folder, _progress(len(sources)) as progress:
         start = time.perf_counter()
-        resumed, unreadable = fill(folder, sources, rows, table, progress)
+        resumed, unreadable, error = fill(folder, sources, rows, table, progress)
         speed = (len(sources) - resumed) / max(time.perf_counter() - start, 1e-9)
-        about |= {"images": len(sources), "unreadable": unreadable, "rows_per_file": ROWS_PER_PART}
+        about |= {"paths": list(map(printable_path, paths)), "rows_per_file": ROWS_PER_PART}
+        about |= {"images": len(sources), "unreadable": unreadable}
         put(folder, _ABOUT, json.dumps(about, indent=2).encode())
-    return {"images": len(sources), "unreadable": unreadable, "resumed": resumed, "images_per_second": speed}
+    counts = {"images": len(sources), "unreadable": unreadable, "resumed": resumed, "images_per_second": speed}
+    return counts, error
 
 
 def _is_folder(output):

@@ -6,12 +6,14 @@ import logging
 import os
 import pickle
 import socket
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import torch
+from tqdm.auto import tqdm
 
 from ..errors import HGNetV2Error, InferenceError
 from ..files.storage import is_url
@@ -35,6 +37,9 @@ def check_engine(engine, **options):
     given = [name for name, value in options.items() if value]
     if engine == "ray" and given:
         raise InferenceError(f"The engine ray takes no {' and no '.join(given)}.")
+    if engine == "ray":
+        _import_ray()
+        _check_address(_address())
 
 
 def computed(engine, items, decode, network, compute, model, load, batch_size, workers):
@@ -99,7 +104,6 @@ def _run(ray, items, decode, model, load, compute, batch_size):
         compute=ray.data.ActorPoolStrategy(size=min(gpus or cpus, len(rows))),
         num_cpus=_CPUS_OF_NETWORK,
         num_gpus=1 if gpus else None,
-        scheduling_strategy="SPREAD",
     )
     data.context.execution_options.preserve_order = True
     try:
@@ -181,20 +185,40 @@ def _unpacked(model):
         yield folder
 
 
-@contextlib.contextmanager
-def _connected():
+def _import_ray():
     try:
         import ray
         import ray.data
     except ImportError as error:
         raise InferenceError('The engine "ray" needs Ray Data: pip install "hgnetv2-hf[ray]".') from error
+    return ray
+
+
+def _address():
+    return os.environ.get("RAY_ADDRESS") or "local"
+
+
+def _check_address(address):
+    """Ray itself waits minutes for a host that does not answer."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_CONNECT).close()
+        except (OSError, OverflowError) as error:
+            raise InferenceError(f"There is no Ray cluster at {address}: {sentence(error)}.") from error
+
+
+@contextlib.contextmanager
+def _connected():
+    ray = _import_ray()
     started = not ray.is_initialized()
     if started:
-        address = os.environ.get("RAY_ADDRESS") or "local"
+        tqdm.write("Ray starts, which takes half a minute.", file=sys.stderr)
+        address = _address()
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of each restart that it takes care of
         try:
-            _check_address(address)
-            ray.init(address=address, log_to_driver=False, include_dashboard=None, logging_level=logging.ERROR)
+            with _without_standard_error():
+                ray.init(address=address, log_to_driver=False, include_dashboard=None, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError) as error:
             raise InferenceError(f"There is no Ray cluster at {address}: {sentence(error)[:200]}") from error
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -208,8 +232,15 @@ def _connected():
             ray.shutdown()
 
 
-def _check_address(address):
-    """Ray itself waits minutes for a host that does not answer."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_CONNECT).close()
+@contextlib.contextmanager
+def _without_standard_error():
+    """Ray's core says there that it read the log level; what goes wrong is raised."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -17,13 +17,13 @@ from transformers import AutoConfig, AutoModel
 from ..backbone import check_name, load_image_processor
 from ..errors import InferenceError, raised_as
 from ..files.images import printable_path
-from ..files.parts import ROWS_PER_PART, claimed_output, fill, growing, put
+from ..files.parts import ROWS_PER_PART, TABLES, claimed_output, fill, growing, put
 from ..files.sources import Sources
 from ..wording import counted, printable, sentence
 from .cluster import check_engine, computed, default_workers
 from .optimize import optimize_for_inference
 from .precision import fastest_dtype
-from .predictors import UNLOADABLE, decoded_with_digest, run_key
+from .predictors import UNLOADABLE, decoded_with_digest, first_error, run_key
 from .runtime import is_exported, load_exported
 
 
@@ -74,6 +74,10 @@ def embed(
         raise InferenceError('Parquet needs pyarrow: pip install "hgnetv2-hf[parquet]".')
     if os.path.isdir(model) and Path(output_dir).resolve().is_relative_to(Path(model).resolve()):
         raise InferenceError(f"{output_dir} lies in the model's folder; choose another place.")
+    if os.fspath(output_dir).endswith(TABLES):
+        raise InferenceError(
+            f"Features are written as a folder of Parquet files: leave the ending of {output_dir} out."
+        )
     check_engine(engine, device=device, workers=workers)
     with claimed_output(output_dir, [*paths, model], overwrite, _ABOUT) as output:
         sources = Sources(paths, image_column)
@@ -88,14 +92,14 @@ def embed(
         with growing(output, run_key(about, model), _ABOUT) as folder:
             start = time.perf_counter()
             with tqdm(total=len(sources), desc="embed", unit="image", mininterval=0.5) as progress:
-                resumed, unreadable = fill(folder, sources, rows, table, progress)
+                resumed, unreadable, error = fill(folder, sources, rows, table, progress)
             speed = (len(sources) - resumed) / max(time.perf_counter() - start, 1e-9)
-            about |= {"images": len(sources), "unreadable": unreadable}
+            about |= {"paths": list(map(printable_path, paths)), "images": len(sources), "unreadable": unreadable}
             put(folder, _ABOUT, json.dumps(about, indent=2).encode())
     total, width = len(sources), network.width
     show(
         f"features of {counted(total - unreadable, 'image')}, {width} numbers each -> {printable_path(output_dir)}"
-        + (f"; {counted(unreadable, 'image')} could not be read" if unreadable else "")
+        + (f"; {counted(unreadable, 'image')} could not be read{first_error(error)}" if unreadable else "")
         + (f"; continued after {counted(resumed, 'row')} of an interrupted run" if resumed else "")
     )
     counts = {"images": total, "unreadable": unreadable, "width": width, "resumed": resumed}

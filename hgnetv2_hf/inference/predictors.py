@@ -22,7 +22,7 @@ from ..files.images import UNREADABLE, folder_stamp, printable_path
 from ..files.sources import image_of, named, open_image, read_bytes
 from ..model.heads import check_heads
 from ..structure import contains_hgnetv2
-from ..wording import sentence
+from ..wording import printable, sentence
 from .detections import detections_of
 from .optimize import optimize_for_inference
 from .precision import fastest_dtype, warn_if_emulated
@@ -185,6 +185,11 @@ def decoded_with_digest(processor, found):
 def _prepared(processor, image):
     ours = type(processor).__name__ == "HGNetV2ImageProcessor"
     return prepare(processor, image if ours else load_image(image))  # which turns it as its EXIF tag says
+
+
+def first_error(error):
+    """An example, for a summary that counts images which could not be read."""
+    return f" (the first: {printable(error)})" if error else ""
 
 
 def run_key(about, model):

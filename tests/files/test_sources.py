@@ -137,13 +137,13 @@ def test_a_tar_is_its_images(tmp_path, storage):
         Sources([str(tmp_path / "shard.tar.gz")])
 
 
-def test_a_parquet_file_is_its_rows(tmp_path, storage):
+def test_a_parquet_file_is_its_rows(tmp_path, storage, folder):
     pyarrow = pytest.importorskip("pyarrow", reason="comes with the extra [parquet]")
     parquet = pytest.importorskip("pyarrow.parquet")
     scheme, client = storage
     values = [*IMAGES.values(), None]
     plain = pyarrow.array(values, pyarrow.binary())
-    nested = pyarrow.array([{"bytes": each, "path": "x"} for each in values])
+    nested = pyarrow.array([{"bytes": each, "path": each and "x"} for each in values])
     path, labels = tmp_path / "train.parquet", pyarrow.array(range(6))
     expected = [*IMAGES.values(), "the row holds no image"]
     for column in (plain, nested, plain.cast(pyarrow.large_binary())):
@@ -152,14 +152,24 @@ def test_a_parquet_file_is_its_rows(tmp_path, storage):
         client.pipe_file("/bucket/train.parquet", path.read_bytes())
         assert [content for _, content in read([f"{scheme}://bucket/train.parquet"])] == expected
     parquet.write_table(pyarrow.table({"mask": plain, "image": plain}), path)
-    with pytest.raises(DataError, match=r"those with images are mask, image; name one with --image-column"):
+    with pytest.raises(DataError, match=r"hold bytes \(mask, image\); name the one with the images: --image-column"):
         Sources([str(path)])
     assert len(read([str(path)], image_column="image")) == 6
-    with pytest.raises(DataError, match="has no column photo that holds images; those with images are mask, image"):
+    with pytest.raises(DataError, match="has no column photo that holds images; those with bytes are mask, image"):
         Sources([str(path)], image_column="photo")
     parquet.write_table(pyarrow.table({"label": labels}), path)
-    with pytest.raises(DataError, match="none holds images"):
+    with pytest.raises(DataError, match="No column of .* holds images .*; it has label"):
         Sources([str(path)])
+    with pytest.raises(DataError, match=r"image_column \(image\) is for Parquet files, and none is given"):
+        Sources([str(folder)], image_column="image")
+    (tmp_path / "beside.png").write_bytes(IMAGES["3.png"])
+    places = [{"bytes": None, "path": str(tmp_path / name)} for name in ("beside.png", "nowhere.png")]
+    parquet.write_table(pyarrow.table({"image": pyarrow.array([*places, None], nested.type)}), path)
+    assert [content for _, content in read([str(path)])] == [
+        IMAGES["3.png"],
+        f"the row holds no image, and there is no file {tmp_path}/nowhere.png, which it names",
+        "the row holds no image",
+    ]
     path.write_bytes(b"PAR1 no")
     assert "no Parquet file that can be read" in read([str(path)])[0][1]
 
