@@ -7,31 +7,35 @@ their names at the end; what describes them is written last.
 """
 
 import contextlib
-import datetime
+import functools
 import hashlib
 import io
 import itertools
 import json
 import os
+import re
 import socket
+import sys
 import threading
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import fsspec
 
 from ..errors import OutputError
-from ..wording import counted
 from .atomic import claim, resumable_folder
-from .storage import filesystem, is_url, local_path, storage_errors
+from .storage import filesystem, is_url, resolved, storage_errors
 
 
 TABLES = (".csv", ".jsonl", ".parquet")  # endings of files, which no folder of parts has
 ROWS_PER_PART = 4096
 _METADATA = b"hgnetv2_hf"  # of a part: the digest of the images that it was made from, and how many had errors
 _LEASE = "_writer.json"
-_LEASE_RENEWED, _LEASE_ENDS = 30, 180  # seconds
+_LEASE_RENEWED, _LEASE_ENDS = 20, 90  # seconds
+_held = set()  # identities of this process's leases
 
 
 class Folder(NamedTuple):
@@ -40,6 +44,7 @@ class Folder(NamedTuple):
     name: str  # as it was given
     system: Any
     path: str
+    check: Callable = lambda: None  # raises `OutputError` where another process has begun to write
 
     @property
     def is_local(self):
@@ -67,27 +72,49 @@ def claimed_output(output, sources, overwrite, about):
     Raises:
         `OutputError`: it exists already, holds other things, is written by another process, or cannot be written.
     """
-    output = local_path(os.fspath(output))
+    output = resolved(output)
     if not is_url(output):
-        with claim(output, [local_path(source) for source in sources], overwrite, about):
+        with claim(output, [resolved(source) for source in sources], overwrite, about):
             yield Folder(output, fsspec.filesystem("file"), os.path.abspath(output))
         return
-    if output.lower().startswith("hf://"):
+    if output.startswith("hf://"):
         raise OutputError(f"{output}: every part would be a commit; write a folder here, and upload it (hf upload).")
     system, path = filesystem(output, OutputError)
     folder = Folder(output, system, path.rstrip("/"))
-    for source in sources:
-        if is_url(source) and f"{source}/".startswith(f"{output.rstrip('/')}/"):
+    if "//" in folder.path:
+        raise OutputError(f"{output} has a folder without a name (//).")
+    for source in map(resolved, sources):
+        if f"{source}/".startswith(f"{output.rstrip('/')}/"):
             raise OutputError(f"{output} contains the source {source}; choose another place.")
+    _check_folder(folder, overwrite, about)
+    with _leased(folder) as check:
+        _check_folder(folder, overwrite, about)  # another writer may have come and gone
+        yield folder._replace(check=check)
+
+
+def _check_folder(folder, overwrite, about):
     names = _names(folder)
     if about in names and not overwrite:
-        raise OutputError(f"{output} exists already; choose another folder or pass --overwrite.")
+        raise OutputError(f"{folder.name} exists already; choose another folder or pass --overwrite.")
     begun = about in names or any(map(_is_unfinished, names))
     for name in sorted(names - {about, _LEASE}):
         if not (_is_unfinished(name) or begun and _is_part(name)):
-            raise OutputError(f"{output} holds {name}, which is not written here; choose another folder.")
-    with _leased(folder):
-        yield folder
+            raise OutputError(f"{folder.name} holds {name}, which is not written here; choose another folder.")
+
+
+def check_outside(sources, output):
+    """Raises `OutputError` where an output that exists, and would be replaced, is or holds one of the images."""
+    if not is_url(output) and not os.path.lexists(output):
+        return
+    place = functools.lru_cache(maxsize=1000)(os.path.realpath)
+    target = output.rstrip("/") if is_url(output) else os.path.realpath(output)
+    for found in sources:
+        file = found.file
+        if not is_url(file):
+            folder, name = os.path.split(file)
+            file = os.path.realpath(file) if os.path.islink(file) else os.path.join(place(folder), name)
+        if file == target or file.startswith(f"{target}/"):
+            raise OutputError(f"{output} would replace the image {found.file}; choose another place.")
 
 
 @contextlib.contextmanager
@@ -159,6 +186,7 @@ def put(folder, name, content):
     """Writes a file of [`growing`], which is there whole or not at all."""
     if not folder.is_local:
         with folder.errors():
+            folder.check()
             folder.system.pipe_file(f"{folder.path}/{name}", content)
         return
     partial = Path(folder.path, name).with_suffix(".partial")
@@ -171,7 +199,7 @@ def part_name(number):
 
 
 def _is_part(name):
-    return name.startswith("part-") and name.endswith(".parquet")
+    return re.fullmatch(r"part-\d{5,}\.parquet", name) is not None
 
 
 def _chunks(sources, size):
@@ -186,7 +214,7 @@ def _digest(chunk):
 
 
 def _is_unfinished(name):
-    return name.startswith("_unfinished-")
+    return re.fullmatch("_unfinished-[0-9a-f]{12}", name) is not None
 
 
 def _names(folder):
@@ -195,7 +223,8 @@ def _names(folder):
             found = folder.system.ls(folder.path, detail=True)
         except FileNotFoundError:
             return set()
-    return {info["name"].rstrip("/").rpartition("/")[2] for info in found} - {""}
+    paths = {info["name"].rstrip("/") for info in found} - {folder.path}  # which an empty object may stand for
+    return {path.rpartition("/")[2] for path in paths}
 
 
 def _about(folder, number):
@@ -207,7 +236,7 @@ def _about(folder, number):
     try:
         about = json.loads(pyarrow.parquet.read_schema(io.BytesIO(content)).metadata[_METADATA])
         return {"images": about["images"], "errors": int(about["errors"])}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OSError):  # the last one is Arrow's, of a damaged footer
         return None
 
 
@@ -223,6 +252,7 @@ def _write(folder, number, table, about):
 
 def _publish(output, folder, about):
     """Can be done again after an interruption: what was copied is copied once more."""
+    folder.check()
     system, old, new = output.system, _names(output), sorted(_names(folder) - {about})
     if about in old:
         system.rm_file(f"{output.path}/{about}")  # it says that the parts are whole, which they are not meanwhile
@@ -230,69 +260,109 @@ def _publish(output, folder, about):
     for name in old - set(new):
         if _is_part(name):
             system.rm_file(f"{output.path}/{name}")
+    if lost := set(new) - _names(output):
+        raise OutputError(f"{output.name} lacks {min(lost)} after it was copied; the same command tries again.")
     system.copy([f"{folder.path}/{about}"], [f"{output.path}/{about}"])
     for name in filter(_is_unfinished, old | _names(output)):
-        system.rm(f"{output.path}/{name}", recursive=True)
+        for path in system.find(f"{output.path}/{name}"):
+            system.rm_file(path)
+        with contextlib.suppress(Exception):  # a storage has no folders, and this one is empty
+            system.rmdir(f"{output.path}/{name}")
 
 
 @contextlib.contextmanager
 def _leased(folder):
-    """A file that says who writes; it is renewed while somebody does, for a storage has no locks."""
+    """
+    A file that says who writes. It is renewed while somebody does, for a storage has no locks.
+
+    Yields:
+        A function that raises `OutputError` where another process has taken over, which this one's pause of minutes
+        allows.
+    """
     system, lease, mine = folder.system, f"{folder.path}/{_LEASE}", uuid.uuid4().hex
 
     def renew(**mode):
-        now = datetime.datetime.now(datetime.timezone.utc).timestamp()
-        about = {"id": mine, "host": socket.gethostname(), "process": os.getpid(), "time": now}
+        about = {"id": mine, "host": _host(), "process": os.getpid(), "count": time.time_ns()}
         system.pipe_file(lease, json.dumps(about).encode(), **mode)
+
+    def check():
+        holder = _holder(folder, lease)
+        if holder is None or holder["id"] != mine:
+            raise OutputError(f"{folder.name} is being written by another process, which took over from this one.")
 
     def keep():
         while not ended.wait(_LEASE_RENEWED):
-            with contextlib.suppress(Exception):  # the next one may succeed; parts that cannot be written say so
+            with contextlib.suppress(Exception):  # what comes next says so
+                check()
                 renew()
 
     with folder.errors():
-        _refuse_another(holder := _holder(system, lease), mine, folder.name)
-        with contextlib.suppress(FileExistsError):  # another came first, which the next line sees
-            renew(**({"mode": "create"} if holder is None else {}))
-        _refuse_another(_holder(system, lease), mine, folder.name)
+        if (holder := _holder(folder, lease)) is not None:
+            _refuse_living(folder, lease, holder)
+            system.rm_file(lease)
+        with contextlib.suppress(FileExistsError):  # another came first, as the next line sees
+            renew(mode="create")
+        check()
     ended = threading.Event()
     keeper = threading.Thread(target=keep, daemon=True)
     keeper.start()
+    _held.add(mine)
     try:
-        yield
+        yield check
     finally:
+        _held.discard(mine)
         ended.set()
         keeper.join()
         with contextlib.suppress(Exception):  # it ends by itself
+            check()
             system.rm_file(lease)
 
 
-def _holder(system, lease):
+def _host():
+    """The machine, and its table of processes, of which containers have their own."""
     try:
-        return json.loads(system.cat_file(lease))
-    except (FileNotFoundError, ValueError):
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _holder(folder, lease):
+    try:
+        content = folder.system.cat_file(lease)
+    except FileNotFoundError:
         return None
-
-
-def _refuse_another(holder, mine, output):
     try:
-        age = datetime.datetime.now(datetime.timezone.utc).timestamp() - holder["time"]
-        identity, host, process = holder["id"], holder["host"], holder["process"]
-    except (TypeError, KeyError):
-        return  # nobody, or nothing that was written here
-    if identity == mine or age > _LEASE_ENDS or host == socket.gethostname() and not _is_running(process):
-        return
-    raise OutputError(
-        f"{output} is being written by process {process} of {host}, or was {counted(max(0, int(age)), 'second')} ago; "
-        f"wait until it has ended ({_LEASE_ENDS} seconds after one that was killed), or choose another output."
-    )
+        holder = json.loads(content)
+        return {name: holder[name] for name in ("id", "host", "process", "count")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"{folder.name} holds {_LEASE}, which is not written here; choose another folder."
+        ) from error
 
 
-def _is_running(process):
+def _refuse_living(folder, lease, holder):
+    """No clock is compared: whoever writes renews the lease, and one that was killed does not."""
+    who = f"process {holder['process']} of {str(holder['host']).split()[0]}"
+    if holder["host"] == _host():
+        living = _is_running(holder)
+    else:
+        print(f"{folder.name} was left by {who}; waiting {_LEASE_ENDS} seconds for a sign of it.", file=sys.stderr)
+        deadline = time.monotonic() + _LEASE_ENDS
+        while not (living := _holder(folder, lease) != holder) and time.monotonic() < deadline:
+            time.sleep(min(2, _LEASE_ENDS / 10))
+    if living:
+        raise OutputError(
+            f"{folder.name} is being written by {who}; wait until it has ended, or choose another output."
+        )
+
+
+def _is_running(holder):
+    if holder["process"] == os.getpid():
+        return holder["id"] in _held  # by another thread; or it is of an earlier process with this number
     try:
-        os.kill(process, 0)
+        os.kill(holder["process"], 0)
     except PermissionError:
         return True
     except (OSError, TypeError, OverflowError):
         return False
-    return process != os.getpid()  # of an earlier process with this number
+    return True

@@ -1,5 +1,6 @@
 """Images wherever they lie: files, folders and globs, here or of a URL; rows of Parquet; WebDataset's tars."""
 
+import contextlib
 import functools
 import io
 import json
@@ -14,11 +15,12 @@ import PIL.Image
 from ..errors import DataError, HGNetV2Error
 from ..wording import counted, sentence
 from .images import file_stamp, find_images, is_image_name
-from .storage import detail, filesystem, is_url, local_path, stamp_of, storage_errors, url_of
+from .storage import detail, filesystem, is_url, resolved, stamp_of, storage_errors, url_of
 
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _GLOB = "*?["
+_BEHIND_A_TAR = 1 << 16  # bytes that are looked at: zeros, of a writer's last record
 _LISTED_IN_MEMORY = 1 << 24  # bytes
 _reading = threading.Lock()
 
@@ -49,7 +51,7 @@ class Sources:
     """
 
     def __init__(self, paths, image_column=None):
-        self.remote = any(is_url(local_path(path)) for path in paths)
+        self.remote = any(is_url(resolved(path)) for path in paths)
         self._length, self._lock = 0, threading.Lock()
         shards = False
         self._listing = tempfile.SpooledTemporaryFile(_LISTED_IN_MEMORY)  # noqa: SIM115
@@ -93,30 +95,37 @@ def open_image(found):
         `ValueError`: it cannot be read.
         `DataError`: the storage that it lies in cannot be used.
     """
-    return image_of(found, functools.partial(_open, found))
+    with _readable(found), _open(found) as file:
+        return _loaded(file)
 
 
-def image_of(found, open_file):
-    """As [`open_image`], from what a function opens."""
+def read_image(found):
+    """As [`open_image`]; returns the encoded bytes too."""
+    with _readable(found):
+        with _open(found) as file:
+            content = file.read()
+        return _loaded(_named(content, found.name)), content
+
+
+@contextlib.contextmanager
+def _readable(found):
     try:
-        with open_file() as file, PIL.Image.open(file) as image:
-            image.load()
-            return image
+        yield
     except HGNetV2Error:
         raise
     except Exception as error:  # Pillow raises many kinds for damaged files
         if isinstance(error, OSError) and error.filename:
             error.filename = found.name
-        raise ValueError(f"Cannot read the image {found.name}: {error}") from error
+        raise ValueError(f"Cannot read the image {found.name}: {sentence(error)}") from error
 
 
-def read_bytes(found):
-    """The encoded image. Raises `OSError` or `ValueError` where it cannot be read, `DataError` as [`open_image`]."""
-    with _open(found) as file:
-        return file.read()
+def _loaded(file):
+    with PIL.Image.open(file) as image:
+        image.load()
+        return image
 
 
-def named(content, name):
+def _named(content, name):
     """Bytes as a file that Pillow calls by the name."""
     return _Named(io.BytesIO(content), name)
 
@@ -133,7 +142,7 @@ class _Named(io.BufferedReader):
 def _open(found):
     if found.place is None and not is_url(found.file):
         return _Named(open(found.file, "rb", buffering=0), found.name)
-    return named(_content(found), found.name)
+    return _named(_content(found), found.name)
 
 
 def _content(found):
@@ -144,11 +153,17 @@ def _content(found):
         column, group, row = place
         with _reading:  # so that no two threads read the same rows
             values = _row_group(found.file, json.dumps(found.stamp), column, group)
+        if row >= len(values):
+            raise ValueError("the file has fewer rows than it had")
         value = values[row].as_py()
         if isinstance(value, dict):
             return _row_content(value.get("bytes"), value.get("path"))
         return _row_content(value, None)
     start, end = place or (None, None)
+    if kind == "bytes" and not 0 <= start <= end <= found.stamp[0]:
+        raise ValueError("the file ends inside it")
+    if start is not None and start == end:
+        return b""
     if not is_url(found.file):
         with open(found.file, "rb") as file:
             file.seek(start)
@@ -179,7 +194,7 @@ def _row_group(file, stamp, column, group):
     import pyarrow.parquet
 
     with _open_shard(file) as shard:
-        return pyarrow.parquet.ParquetFile(shard).read_row_group(group, columns=[column]).column(0)
+        return pyarrow.parquet.ParquetFile(shard).read_row_group(group, columns=[column]).column(column)
 
 
 def _open_shard(file):
@@ -221,7 +236,7 @@ class _RemoteFile(io.RawIOBase):
 
 def _find(paths, image_column):
     for given in paths:
-        path = local_path(os.fspath(given))
+        path = resolved(given)
         for file, stamp in _find_remote(path) if is_url(path) else _find_local(path):
             name = file.lower()
             if name.endswith(".parquet"):
@@ -263,10 +278,12 @@ def _listed(system, path, url):
             matches = system.glob(path, detail=True)
             yield from (matches[name] for name in sorted(matches) if matches[name]["type"] == "file")
             return
-        if info["type"] == "file":
+        if info["type"] == "file" and not url.endswith("/"):
             yield info
             return
-        for _, folders, files in system.walk(path, detail=True, on_error="raise"):
+        for folder, folders, files in system.walk(path, detail=True, on_error="raise"):
+            if files.get("", {}).get("type") == "directory":
+                raise DataError(f"{url_of(url, folder)} holds names with an empty part (//); name those one by one.")
             for name in [name for name in folders if name.startswith(".")]:
                 del folders[name]
             yield from (files[name] for name in sorted(files) if is_image_name(name))
@@ -287,6 +304,9 @@ def _rows(file, stamp, image_column):
         yield Found(file, stamp, file, ("error", f"it is no Parquet file that can be read: {sentence(error)[:200]}"))
         return
     column, number = _image_column(file, schema, image_column), 0
+    stamp = [*(stamp or ()), column]
+    if not sum(rows):
+        raise DataError(f"There is no image in {file}.")
     for group, length in enumerate(rows):
         for row in range(length):
             yield Found(f"{file}#{number}", stamp, file, ("row", column, group, row))
@@ -298,7 +318,8 @@ def _image_column(file, schema, wanted):
     import pyarrow.types as types
 
     def is_bytes(kind):
-        return types.is_binary(kind) or types.is_large_binary(kind)
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
 
     def holds_images(kind):
         inside = kind if types.is_struct(kind) else ()
@@ -317,24 +338,39 @@ def _image_column(file, schema, wanted):
 
 
 def _members(file, stamp):
-    names = set()
+    places, wrong = {}, None
     try:
         with _open_shard(file) as shard, tarfile.open(fileobj=shard, mode="r:") as archive:
+            position = -1
             for member in archive:
                 archive.members = []  # which would keep every one
-                if not member.isfile() or member.issparse() or not is_image_name(member.name.rpartition("/")[2]):
+                if member.size < 0 or archive.offset <= position:
+                    raise tarfile.ReadError("a size in it is negative")  # which would be read for ever
+                position = archive.offset
+                if not is_image_name(member.name.rpartition("/")[2]):
                     continue
-                if member.name in names:
-                    raise DataError(f"{file} holds {member.name} twice; which one it is cannot be told.")
-                names.add(member.name)
                 place = ("bytes", member.offset_data, member.offset_data + member.size)
+                if member.islnk():
+                    place = places.get(
+                        member.linkname, ("error", f"it is a link to {member.linkname}, not in the tar")
+                    )
+                elif not member.isfile() or member.issparse():
+                    continue
+                if member.name in places:
+                    raise DataError(f"{file} holds {member.name} twice; which one it is cannot be told.")
+                places[member.name] = place
                 yield Found(f"{file}#{member.name}", stamp, file, place)
             shard.seek(archive.offset)
-            damaged = any(shard.read(tarfile.BLOCKSIZE))  # a header that is none
-    except (OSError, tarfile.TarError) as error:
-        yield Found(file, stamp, file, ("error", f"it is no tar file that can be read: {sentence(error)[:200]}"))
-        return
-    if damaged:
-        yield Found(file, stamp, file, ("error", f"the tar file is damaged after {counted(len(names), 'image')}"))
-    elif not names:
+            end, rest = shard.read(tarfile.BLOCKSIZE), shard.read(_BEHIND_A_TAR)
+            if any(end):  # a header that is none
+                wrong = f"the tar file is damaged after {counted(len(places), 'image')}"
+            elif any(rest):
+                wrong = f"something follows the end of the tar file, after {counted(len(places), 'image')}"
+    except DataError:
+        raise
+    except Exception as error:  # a hostile header fails in any of the reader's steps
+        wrong = f"it is no tar file that can be read: {sentence(error)[:200]}"
+    if wrong is not None:
+        yield Found(file, stamp, file, ("error", wrong))
+    elif not places:
         raise DataError(f"There is no image in {file}.")

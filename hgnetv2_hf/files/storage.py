@@ -14,7 +14,8 @@ from ..wording import sentence
 
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_EXTRAS = {"s3": "s3", "gs": "gcs"}
+_OTHER_NAMES = {"s3a": "s3", "gcs": "gs"}
 _SECONDS = 20  # a server that does not answer is asked five times by s3fs
 _CHANGES = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "last_modified", "updated", "mtime", "created")
 
@@ -24,16 +25,24 @@ def is_url(path):
     return _SCHEME.match(str(path)) is not None
 
 
-def local_path(path):
-    """`file://` URIs as the path of the file that they name, its bytes restored; anything else as it is."""
-    if not str(path).lower().startswith("file://"):
+def resolved(path):
+    """
+    A path or URL in the one form that is compared and opened: `file://` (and `local://`) as the path of the file, its
+    bytes restored; other protocols in small letters, by their first name (`s3a://` is `s3://`).
+    """
+    path = os.fspath(path)
+    match = _SCHEME.match(path)
+    if match is None:
         return path
-    address = urllib.parse.urlsplit(str(path).replace("#", "%23").replace("?", "%3F"))
-    if address.netloc not in ("", "localhost"):
-        raise DataError(f"{path} lies on the machine {address.netloc}; file:// names files of this one.")
+    scheme, rest = match[1].lower(), path[match.end() :]
+    if scheme not in ("file", "local"):
+        return f"{_OTHER_NAMES.get(scheme, scheme)}://{rest}"
+    host, slash, rest = rest.partition("/")
+    if host not in ("", "localhost"):
+        raise DataError(f"{path} lies on the machine {host}; {scheme}:// names files of this one: {scheme}:///…")
     if os.name == "nt":
-        return urllib.request.url2pathname(address.path)
-    return os.fsdecode(urllib.parse.unquote_to_bytes(address.path))
+        return urllib.request.url2pathname(slash + rest)
+    return os.fsdecode(urllib.parse.unquote_to_bytes(slash + rest))
 
 
 @contextlib.contextmanager
@@ -68,7 +77,7 @@ def filesystem(url, kind=DataError):
     except ValueError as error:
         raise kind(f"There is no storage {scheme}://, which {url} names.") from error
     options = {"use_listings_cache": False}  # which would keep every name in memory
-    if scheme in ("s3", "s3a") and "config_kwargs" not in fsspec.config.conf.get("s3", {}):
+    if scheme == "s3" and "config_kwargs" not in fsspec.config.conf.get("s3", {}):
         options["config_kwargs"] = {
             "connect_timeout": _SECONDS, "read_timeout": _SECONDS, "retries": {"total_max_attempts": 1},
         }  # fmt: skip

@@ -29,16 +29,16 @@ from ..errors import InferenceError, raised_as
 from ..files.atomic import atomic_file, lock
 from ..files.images import folder_stamp, printable_path
 from ..files.journal import resume
-from ..files.parts import ROWS_PER_PART, TABLES, claimed_output, fill, growing, put
+from ..files.parts import ROWS_PER_PART, TABLES, check_outside, claimed_output, fill, growing, put
 from ..files.processes import number_of_processes
 from ..files.sources import Sources
-from ..files.storage import is_url
+from ..files.storage import is_url, resolved
 from ..structure import contains_hgnetv2
 from ..wording import counted, printable, sentence
 from .cluster import check_engine, computed, default_workers
 from .optimize import optimize_for_inference
 from .precision import fastest_dtype, warn_if_emulated
-from .predictors import UNLOADABLE, decoded, first_error, run_key
+from .predictors import UNLOADABLE, decoded, first_error, refuse_inside_model, run_key
 from .runtime import is_exported, load_exported, top_labels
 
 
@@ -87,10 +87,15 @@ def classify(
     check_engine(engine, compile=compile, workers=workers)
     if number_of_processes() > 1:
         raise InferenceError("classify runs in one process; several share the images with --engine ray.")
+    if output is not None:
+        output = resolved(output)
+        refuse_inside_model(output, model)
     in_parts = output is not None and _is_folder(output)
     claimed = claimed_output(output, [*paths, model], overwrite, _ABOUT) if in_parts else _claimed(output, overwrite)
     with claimed as folder:
         sources = Sources(paths, image_column)
+        if output is not None:
+            check_outside(sources, output)
         network = _load(model, dtype, compile, batch_size, "cpu" if engine == "ray" else None)
         rows = partial(
             _rows, engine=engine, network=network, model=model, dtype=dtype, top_k=top_k, batch_size=batch_size,

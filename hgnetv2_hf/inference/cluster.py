@@ -5,9 +5,11 @@ import itertools
 import logging
 import os
 import pickle
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -129,8 +131,8 @@ def _decode(row, decode):
                 decoded = list(pool.map(decode, items))
         else:
             decoded = list(map(decode, items))
-    except HGNetV2Error as error:  # as a value: Ray wraps what is raised in text of its own
-        return {"number": row["number"], "failed": str(error), "decoded": b""}
+    except Exception as error:  # as a value: Ray wraps what is raised in text of its own
+        return {"number": row["number"], "failed": _reason(error), "decoded": b""}
     return {"number": row["number"], "failed": "", "decoded": pickle.dumps(decoded, 5)}
 
 
@@ -142,8 +144,8 @@ class _Network:
         try:
             with _unpacked(model) as folder:
                 self.network = load(folder)
-        except HGNetV2Error as error:
-            self.failed = str(error)
+        except Exception as error:
+            self.failed = _reason(error)
 
     def __call__(self, row):
         if failed := row["failed"] or self.failed:
@@ -153,11 +155,15 @@ class _Network:
         try:
             while batch := list(itertools.islice(good, self.batch_size)):
                 answers += self.compute(self.network, batch)
-        except HGNetV2Error as error:
-            return {"number": row["number"], "failed": str(error), "answers": b""}
+        except Exception as error:
+            return {"number": row["number"], "failed": _reason(error), "answers": b""}
         answers = iter(answers)
         pairs = [(each, None) if isinstance(each, str) else (None, next(answers)) for each in decoded]
         return {"number": row["number"], "failed": "", "answers": pickle.dumps(pairs, 5)}
+
+
+def _reason(error):
+    return str(error) if isinstance(error, HGNetV2Error) else f"{type(error).__name__}: {sentence(error)}"
 
 
 def _packed(model):
@@ -217,10 +223,11 @@ def _connected():
         address = _address()
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of each restart that it takes care of
         try:
-            with _without_standard_error():
+            with _same_handler(), _without_standard_error():
                 ray.init(address=address, log_to_driver=False, include_dashboard=None, logging_level=logging.ERROR)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise InferenceError(f"There is no Ray cluster at {address}: {sentence(error)[:200]}") from error
+        except Exception as error:  # a plain one where a node does not start
+            what = "Ray cannot start" if address == "local" else f"There is no Ray cluster at {address}"
+            raise InferenceError(f"{what}: {sentence(error)[:200]}") from error
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     bars, context.enable_progress_bars = context.enable_progress_bars, False
@@ -244,3 +251,17 @@ def _without_standard_error():
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _same_handler():
+    """Ray ends the program at SIGTERM, without what its own handler would do."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:  # of Ray's handler
+        if callable(handler):
+            handler(signal.SIGTERM, None)
+        raise
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,13 +16,14 @@ from transformers import AutoConfig, AutoModel
 from ..backbone import check_name, load_image_processor
 from ..errors import InferenceError, raised_as
 from ..files.images import printable_path
-from ..files.parts import ROWS_PER_PART, TABLES, claimed_output, fill, growing, put
+from ..files.parts import ROWS_PER_PART, TABLES, check_outside, claimed_output, fill, growing, put
 from ..files.sources import Sources
+from ..files.storage import resolved
 from ..wording import counted, printable, sentence
 from .cluster import check_engine, computed, default_workers
 from .optimize import optimize_for_inference
 from .precision import fastest_dtype
-from .predictors import UNLOADABLE, decoded_with_digest, first_error, run_key
+from .predictors import UNLOADABLE, decoded_with_digest, first_error, refuse_inside_model, run_key
 from .runtime import is_exported, load_exported
 
 
@@ -72,15 +72,16 @@ def embed(
         raise InferenceError(f"Features are stored in float32 or float16, not {stored_dtype}.")
     if importlib.util.find_spec("pyarrow") is None:
         raise InferenceError('Parquet needs pyarrow: pip install "hgnetv2-hf[parquet]".')
-    if os.path.isdir(model) and Path(output_dir).resolve().is_relative_to(Path(model).resolve()):
-        raise InferenceError(f"{output_dir} lies in the model's folder; choose another place.")
-    if os.fspath(output_dir).endswith(TABLES):
+    output_dir = resolved(output_dir)
+    refuse_inside_model(output_dir, model)
+    if output_dir.endswith(TABLES):
         raise InferenceError(
             f"Features are written as a folder of Parquet files: leave the ending of {output_dir} out."
         )
     check_engine(engine, device=device, workers=workers)
     with claimed_output(output_dir, [*paths, model], overwrite, _ABOUT) as output:
         sources = Sources(paths, image_column)
+        check_outside(sources, output_dir)
         network = load_embedder(model, dtype, "cpu" if engine == "ray" and device is None else device)
         about = {"model": os.fspath(model), "features": "mean of the last stage's map", "width": network.width}
         about |= {"dtype": network.dtype, "stored_dtype": stored_dtype, "rows_per_file": ROWS_PER_PART}

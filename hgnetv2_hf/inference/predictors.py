@@ -19,7 +19,8 @@ from transformers.image_utils import load_image
 from ..backbone import check_name, load_image_processor
 from ..errors import InferenceError
 from ..files.images import UNREADABLE, folder_stamp, printable_path
-from ..files.sources import image_of, named, open_image, read_bytes
+from ..files.sources import open_image, read_image
+from ..files.storage import is_url
 from ..model.heads import check_heads
 from ..structure import contains_hgnetv2
 from ..wording import printable, sentence
@@ -175,8 +176,7 @@ def decoded(processor, found):
 def decoded_with_digest(processor, found):
     """As [`decoded`], with the SHA-256 of the encoded image."""
     try:
-        content = read_bytes(found)
-        image = image_of(found, lambda: named(content, found.name))
+        image, content = read_image(found)
         return _prepared(processor, image), hashlib.sha256(content).hexdigest()
     except UNREADABLE as error:
         return sentence(error)
@@ -185,6 +185,12 @@ def decoded_with_digest(processor, found):
 def _prepared(processor, image):
     ours = type(processor).__name__ == "HGNetV2ImageProcessor"
     return prepare(processor, image if ours else load_image(image))  # which turns it as its EXIF tag says
+
+
+def refuse_inside_model(output, model):
+    """Raises `InferenceError` where a folder would be written into the model's."""
+    if os.path.isdir(model) and not is_url(output) and Path(output).resolve().is_relative_to(Path(model).resolve()):
+        raise InferenceError(f"{output} lies in the model's folder; choose another place.")
 
 
 def first_error(error):

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from hgnetv2_hf.errors import DataError
-from hgnetv2_hf.files.sources import Sources, open_image, read_bytes
+from hgnetv2_hf.files.sources import Sources, open_image, read_image
 
 
 def encoded(seed):
@@ -27,9 +27,9 @@ def read(paths, **options):
     found = []
     for each in Sources(paths, **options):
         try:
-            found.append((each.name, read_bytes(each)))
-        except (OSError, ValueError) as error:
-            found.append((each.name, str(error)))
+            found.append((each.name, read_image(each)[1]))
+        except ValueError as error:
+            found.append((each.name, str(error).removeprefix(f"Cannot read the image {each.name}: ")))
     return found
 
 
@@ -62,14 +62,17 @@ def test_a_storages_files_folders_and_globs(storage):
         *expected[1:3], expected[4], inside,
     ]  # fmt: skip
     assert Sources([root]).remote
+    assert read([root.replace(scheme, scheme.upper())]) == [*expected, inside]
 
 
-def test_a_storage_without_the_images_or_that_fails(storage, monkeypatch):
+def test_a_storage_without_the_images_or_that_fails(storage, tmp_path, monkeypatch):
     scheme, client = storage
     for missing in ("bucket/nowhere", "bucket/images/9*.png", "nowhere/images/"):
         with pytest.raises(DataError, match=f"There is no image {scheme}://") as caught:
             Sources([f"{scheme}://{missing}"])
         assert caught.value.args[0].count("://") == 1
+    client.pipe_file("/bucket/cut.tar", tar(tmp_path / "a.tar", [("0.png", IMAGES["0.png"])]).read_bytes()[:512])
+    assert "ends inside it" in read([f"{scheme}://bucket/cut.tar"])[0][1]
     (first, *_) = Sources([f"{scheme}://bucket/images"])
     monkeypatch.setattr(type(client), "cat_file", lambda *_, **__: (_ for _ in ()).throw(PermissionError("Forbidden")))
     with pytest.raises(DataError, match=r"0.png: access is refused \(Forbidden\)"):
@@ -77,7 +80,6 @@ def test_a_storage_without_the_images_or_that_fails(storage, monkeypatch):
     monkeypatch.setattr(type(client), "cat_file", lambda *_, **__: 1 / 0)
     with pytest.raises(DataError, match=r"0.png: the storage cannot be used \(division by zero\)"):
         open_image(first)
-    monkeypatch.undo()
 
 
 def test_a_file_uri_names_a_file_of_this_machine(folder, tmp_path):
@@ -97,6 +99,9 @@ def test_a_file_uri_names_a_file_of_this_machine(folder, tmp_path):
         *IMAGES.values(),
         *[IMAGES[each] for each in ("0.png", "1.png", "0.png")],
     ]
+    assert read([f"LOCAL://localhost{folder}"]) == found[: len(IMAGES)]
+    with pytest.raises(DataError, match="lies on the machine .bad"):
+        Sources(["file://[bad/a.png"])
     with pytest.raises(DataError, match="lies on the machine elsewhere"):
         Sources(["file://elsewhere/a.png"])
 
@@ -137,6 +142,47 @@ def test_a_tar_is_its_images(tmp_path, storage):
         Sources([str(tmp_path / "shard.tar.gz")])
 
 
+def header(name, size, **fields):
+    """Of a tar's member, whose size may be any number."""
+    member = tarfile.TarInfo(name)
+    member.size = 0
+    for field, value in fields.items():
+        setattr(member, field, value)
+    content = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    content[124:136] = (b"\x80" if size >= 0 else b"\xff") + (size % 2**88).to_bytes(11, "big")
+    content[148:156] = b"%06o\0 " % (256 + sum(content[:148]) + sum(content[156:512]))
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (header("0.txt", 0) + header("1.txt", -512), "a size in it is negative"),
+        (header("0.txt", 0) + header("1.png", -512), "a size in it is negative"),
+        (header("1.png", 2**80), "no tar file that can be read"),
+        (header("1.txt", 2**80), "no tar file that can be read"),
+        (header("x", 2**45, type=tarfile.GNUTYPE_LONGNAME), "no tar file that can be read"),
+        (header("x", 2**80, type=tarfile.GNUTYPE_LONGNAME), "no tar file that can be read"),
+        (header("1.png", 2**45), "the file ends inside it"),
+        (header("1.png", 0, type=tarfile.LNKTYPE, linkname="2.png") + b"\0" * 1024, "a link to 2.png, not in the tar"),
+        (header("1.txt", 0) + b"\0" * 1024 + b"more", "something follows the end of the tar file, after 0 images"),
+    ],
+)
+def test_a_hostile_tar_is_a_row(tmp_path, content, words):
+    (tmp_path / "a.tar").write_bytes(content)
+    assert any(words in str(each) for _, each in read([str(tmp_path / "a.tar")]))
+
+
+def test_hard_links_in_a_tar_are_images(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, target in (("0.png", None), ("1.png", "0.png")):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = (tarfile.LNKTYPE, target) if target else (tarfile.REGTYPE, "")
+            member.size = 0 if target else len(IMAGES["0.png"])
+            archive.addfile(member, None if target else io.BytesIO(IMAGES["0.png"]))
+    assert [content for _, content in read([str(tmp_path / "a.tar")])] == [IMAGES["0.png"]] * 2
+
+
 def test_a_parquet_file_is_its_rows(tmp_path, storage, folder):
     pyarrow = pytest.importorskip("pyarrow", reason="comes with the extra [parquet]")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -151,6 +197,17 @@ def test_a_parquet_file_is_its_rows(tmp_path, storage, folder):
         assert read([str(path)]) == [(f"{path}#{index}", each) for index, each in enumerate(expected)]
         client.pipe_file("/bucket/train.parquet", path.read_bytes())
         assert [content for _, content in read([f"{scheme}://bucket/train.parquet"])] == expected
+    parquet.write_table(pyarrow.table({"image.bytes": plain.take([1] * 6), "image": nested}), path)
+    assert [content for _, content in read([str(path)], image_column="image")] == expected
+    parquet.write_table(pyarrow.table({"image": plain[:5].dictionary_encode()}), path)
+    before = list(Sources([str(path)]))
+    assert [content for _, content in read([str(path)])] == expected[:5]
+    parquet.write_table(pyarrow.table({"image": plain[:2]}), path)
+    with pytest.raises(ValueError, match="the file has fewer rows than it had"):
+        open_image(before[4]._replace(stamp=[0, 0]))
+    parquet.write_table(pyarrow.table({"image": plain[:0]}), path)
+    with pytest.raises(DataError, match="There is no image in"):
+        Sources([str(path)])
     parquet.write_table(pyarrow.table({"mask": plain, "image": plain}), path)
     with pytest.raises(DataError, match=r"hold bytes \(mask, image\); name the one with the images: --image-column"):
         Sources([str(path)])

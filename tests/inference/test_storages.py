@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import tarfile
+import threading
 import time
 import urllib.request
 
@@ -17,6 +18,7 @@ import pytest
 from hgnetv2_hf.cli import main
 from hgnetv2_hf.errors import InferenceError
 from hgnetv2_hf.files import parts, storage
+from hgnetv2_hf.inference import classify as classification
 from hgnetv2_hf.inference.classify import classify
 from hgnetv2_hf.inference.embed import embed
 
@@ -141,21 +143,140 @@ def test_a_damaged_part_is_made_again(digits_folder, images, client, monkeypatch
     assert len(rows("/bucket/out", client)) == 11
 
 
+@pytest.mark.parametrize("output", ["out", "out.csv"])
+def test_a_run_for_another_column_starts_anew(digits_folder, images, tmp_path, monkeypatch, output):
+    contents = pyarrow.array([path.read_bytes() for path in sorted(images.iterdir())], pyarrow.binary())
+    table = {"image": contents, "mask": contents.take(list(reversed(range(11))))}
+    parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
+    monkeypatch.setattr(parts, "ROWS_PER_PART", 3)
+    source, output = [str(tmp_path / "a.parquet")], tmp_path / output
+    unpatched = classification.tqdm
+
+    class Dies(unpatched):
+        def update(self, count=1):
+            super().update(count)
+            if self.n == 7:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(classification, "tqdm", Dies)
+    with pytest.raises(KeyboardInterrupt):
+        classify(source, digits_folder, output, image_column="mask", show=str)
+    monkeypatch.setattr(classification, "tqdm", unpatched)
+    assert classify(source, digits_folder, output, image_column="image", show=str)["resumed"] == 0
+
+
 def test_one_writer(digits_folder, images, client, monkeypatch):
+    monkeypatch.setattr(parts, "_LEASE_ENDS", 1)
+
     def lease(**fields):
-        about = {"id": "x", "host": "elsewhere", "process": 1, "time": time.time() - 10, **fields}
+        about = {"id": "x", "host": "elsewhere", "process": 1, "count": 1, **fields}
         client.pipe_file("/bucket/out/_writer.json", json.dumps(about).encode())
 
+    def run():
+        return classify([str(images)], digits_folder, "gs://bucket/out", overwrite=True, show=str)
+
+    def renew():
+        for count in range(5):
+            time.sleep(0.2)
+            lease(count=count + 2)
+
     lease()
-    with pytest.raises(InferenceError, match="is being written by process 1 of elsewhere, or was 1[0-9] seconds ago"):
-        classify([str(images)], digits_folder, "gs://bucket/out", show=str)
-    lease(host=socket.gethostname(), process=os.getppid())
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    with pytest.raises(InferenceError, match="is being written by process 1 of elsewhere; wait"):
+        run()
+    renewing.join()
+    lease(host=parts._host(), process=os.getppid())
     with pytest.raises(InferenceError, match="is being written by process"):
-        classify([str(images)], digits_folder, "gs://bucket/out", show=str)
-    for ended in ({"time": time.time() - 1000}, {"host": socket.gethostname(), "process": 2**22 + 1}, {"time": "no"}):
+        run()
+    for ended in ({}, {"host": parts._host(), "process": 2**22 + 1}, {"host": parts._host(), "process": os.getpid()}):
         lease(**ended)
-        classify([str(images)], digits_folder, "gs://bucket/out", overwrite=True, show=str)
+        run()
         assert names(client, "/bucket/out") == ["_labels.json", "part-00000.parquet"]
+    by_this_process = pytest.raises(InferenceError, match="is being written by process")
+    with parts.claimed_output("gs://bucket/out", [], True, "_labels.json"), by_this_process:
+        run()
+    client.pipe_file("/bucket/out/_writer.json", b"a novel")
+    with pytest.raises(InferenceError, match="holds _writer.json, which is not written here"):
+        run()
+    assert client.cat_file("/bucket/out/_writer.json") == b"a novel"
+
+
+@pytest.mark.parametrize("moment", ["_check_folder", "_publish"])
+def test_what_another_run_has_finished_meanwhile_stays(digits_folder, images, client, monkeypatch, moment):
+    original = getattr(parts, moment)
+
+    def another_run_comes(*arguments):
+        if moment == "_check_folder":
+            original(*arguments)
+        monkeypatch.setattr(parts, moment, original)
+        client.rm_file("/bucket/out/_writer.json") if moment == "_publish" else None
+        classify([str(images / "00.png")], digits_folder, "gs://bucket/out", top_k=1, show=str)
+        if moment == "_publish":
+            original(*arguments)
+
+    monkeypatch.setattr(parts, moment, another_run_comes)
+    with pytest.raises(InferenceError, match="exists already|took over from this one"):
+        classify([str(images)], digits_folder, "gs://bucket/out", show=str)
+    assert len(rows("/bucket/out", client)) == 1
+
+
+def test_inputs_are_not_replaced(digits_folder, images, tmp_path):
+    contents = [path.read_bytes() for path in sorted(images.iterdir())]
+    parquet.write_table(pyarrow.table({"image": pyarrow.array(contents, pyarrow.binary())}), tmp_path / "a.parquet")
+    (tmp_path / "link.parquet").symlink_to(tmp_path / "a.parquet")
+    out = images / "out"
+    (out / "in").mkdir(parents=True)
+    (out / "_labels.json").write_text("{}")
+    (images / "00.png").rename(out / "in" / "00.png")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for sources, output in [
+        ([tmp_path / "a.parquet"], tmp_path / "a.parquet"),
+        ([tmp_path / "a.parquet"], tmp_path / "link.parquet"),
+        ([images], out),
+        ([images / "o*" / "i*" / "*.png"], out),
+        ([images / "01.png"], images),
+    ]:
+        with pytest.raises(InferenceError, match="would replace the image|contains the source|refuses"):
+            classify(list(map(str, sources)), digits_folder, output, overwrite=True, show=str)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_what_others_wrote_beside_the_parts_stays(digits_folder, images, client, monkeypatch):
+    for name in ("part-00000-spark.parquet", "_unfinished-zzz/x"):
+        client.pipe_file(f"/bucket/full/{name}", b"x")
+        with pytest.raises(InferenceError, match=f"holds {name.partition('/')[0]}, which is not written here"):
+            classify([str(images)], digits_folder, "gs://bucket/full", overwrite=True, show=str)
+        client.rm_file(f"/bucket/full/{name}")
+    for output in ("gs://bucket/a[1]/out", "gs://bucket/a?/out"):
+        classify([str(images)], digits_folder, output, show=str)
+        assert names(client, output.removeprefix("gs:/")) == ["_labels.json", "part-00000.parquet"]
+
+
+def test_a_file_uri_as_output(digits_folder, images, tmp_path, capsys):
+    command = ["classify", str(images), "--model", str(digits_folder), "--output"]
+    assert main([*command, (tmp_path / "out.csv").as_uri()]) == 0
+    assert main([*command, (tmp_path / "out").as_uri()]) == 0
+    assert f"11 images -> {tmp_path}/out, 1 of them unreadable (the first: Cannot read" in capsys.readouterr().out
+    assert (tmp_path / "out" / "_labels.json").is_file() and (tmp_path / "out.csv").is_file()
+
+
+def test_a_damaged_part_here_is_made_again(digits_folder, images, tmp_path, monkeypatch):
+    put = parts.put
+
+    def dies(folder, name, content):
+        if name == "_labels.json":
+            raise KeyboardInterrupt
+        put(folder, name, content)
+
+    monkeypatch.setattr(classification, "put", dies)
+    with pytest.raises(KeyboardInterrupt):
+        classify([str(images)], digits_folder, tmp_path / "out", show=str)
+    (part,) = tmp_path.glob(".out.*.unfinished/part-00000.parquet")
+    content = part.read_bytes()
+    part.write_bytes(content[:-200] + b"x" * 100 + content[-100:])
+    monkeypatch.setattr(classification, "put", put)
+    assert classify([str(images)], digits_folder, tmp_path / "out", show=str)["resumed"] == 0
 
 
 @pytest.mark.parametrize(
@@ -164,6 +285,8 @@ def test_one_writer(digits_folder, images, client, monkeypatch):
         ("gs://bucket/images", "contains the source gs://bucket/images"),
         ("gs://bucket", "contains the source gs://bucket/images"),
         ("gs://bucket/full", "holds notes.txt, which is not written here"),
+        ("gs://bucket//out", "has a folder without a name"),
+        ("GS://bucket/images", "contains the source gs://bucket/images"),
         ("gs://bucket/out.csv", "is a table in a storage, where folders are written"),
         ("hf://datasets/a/b", "every part would be a commit"),
         ("zz://bucket/out", "There is no storage zz://"),
@@ -190,6 +313,7 @@ def s3(monkeypatch):
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     address = "http://{}:{}".format(*server.get_host_and_port())
+    urllib.request.urlopen(f"{address}/moto-api/reset", data=b"")  # what a server before it held in this process
     for name, value in {
         "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": address,
