@@ -88,8 +88,8 @@ def test_a_killed_process_and_its_children_lock_nobody_out(tmp_path):
         "from hgnetv2_hf.files.atomic import claim\n"
         "with claim(sys.argv[1]):\n"
         "    child = os.fork()\n"
-        "    if child:\n"
-        "        print(child, flush=True)\n"
+        "    if not child:\n"
+        "        print(os.getpid(), flush=True)\n"  # when it has let the lock go
         "    time.sleep(60)\n"
     )
     process = subprocess.Popen(
