@@ -256,6 +256,18 @@ def tiny(tmp_path_factory):
     return folder
 
 
+def write_pictures(folder, count, broken):
+    """PNGs of several sizes, `00.png`, …; one of them is none."""
+    import PIL.Image
+
+    random = np.random.RandomState(0)
+    folder.mkdir(exist_ok=True)
+    for index in range(count):
+        pixels = random.randint(0, 256, (40, 30 + index % 20, 3), dtype="uint8")
+        PIL.Image.fromarray(pixels).save(folder / f"{index:02}.png")
+    (folder / f"{broken:02}.png").write_bytes(b"no image")
+
+
 @pytest.fixture
 def replaced_client(monkeypatch):
     """A function that takes a protocol (`gs`, say) and replaces its client by one that keeps its files in memory; it

@@ -82,7 +82,7 @@ def claimed_output(output, sources, overwrite, about):
     system, path = filesystem(output, OutputError)
     folder = Folder(output, system, path.rstrip("/"))
     if "//" in folder.path:
-        raise OutputError(f"{output} has a folder without a name (//).")
+        raise OutputError(f"{output} has a folder without a name (//); leave the second slash out.")
     for source in map(resolved, sources):
         if f"{source}/".startswith(f"{output.rstrip('/')}/"):
             raise OutputError(f"{output} contains the source {source}; choose another place.")
@@ -139,7 +139,7 @@ def growing(output, key, about):
         _publish(output, folder, about)
 
 
-def fill(folder, sources, rows_of, table_of, progress, rows_per_part=None):
+def fill(folder, sources, rows_of, table_of, progress):
     """
     Writes the parts that are missing.
 
@@ -149,16 +149,14 @@ def fill(folder, sources, rows_of, table_of, progress, rows_per_part=None):
         rows_of (callable): an iterator of [`Found`] to as many rows, dictionaries with `error`.
         table_of (callable): a list of rows to a `pyarrow.Table`.
         progress (`tqdm`)
-        rows_per_part (`int`, *optional*): 4096 by default.
 
     Returns:
         `tuple[int, int, str | None]`: how many rows were there already, how many of all have an error, and the first
             error of those that were made now.
     """
-    rows_per_part = rows_per_part or ROWS_PER_PART
     resumed, unreadable, done, first = 0, 0, 0, None
     names = _names(folder)
-    for chunk in _chunks(sources, rows_per_part):
+    for chunk in _chunks(sources, ROWS_PER_PART):
         about = _about(folder, done) if part_name(done) in names else None
         if about is None or about["images"] != _digest(chunk):
             break
@@ -169,9 +167,9 @@ def fill(folder, sources, rows_of, table_of, progress, rows_per_part=None):
         for name in names:
             folder.system.rm_file(f"{folder.path}/{name}")
     progress.update(resumed)
-    rows = rows_of(itertools.islice(iter(sources), resumed, None))
-    remaining = itertools.islice(iter(sources), resumed, None)
-    for number, chunk in enumerate(_chunks(remaining, rows_per_part), done):
+    rows = rows_of(itertools.islice(sources, resumed, None))
+    remaining = itertools.islice(sources, resumed, None)
+    for number, chunk in enumerate(_chunks(remaining, ROWS_PER_PART), done):
         made = []
         for row in itertools.islice(rows, len(chunk)):
             made.append(row)

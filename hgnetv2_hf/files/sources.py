@@ -31,9 +31,8 @@ class Found(NamedTuple):
     name: str  # a file's path or URL, `photos.parquet#7` (the row, from 0) or `photos.tar#a.jpg`
     stamp: Any  # changes when the file is replaced
     file: str  # that holds it
-    place: Optional[tuple] = (
-        None  # in that file: ("bytes", start, end), ("row", column, row group, row), ("error", text)
-    )
+    # in that file: ("bytes", start, end), ("row", column, row group, row) or ("error", text)
+    place: Optional[tuple] = None
 
 
 class Sources:

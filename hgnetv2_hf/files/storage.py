@@ -55,9 +55,11 @@ def storage_errors(url, kind=DataError, passing=()):
     except FileNotFoundError as error:
         raise kind(f"There is no {url} ({detail(error)}).") from error
     except PermissionError as error:
-        raise kind(f"{url}: access is refused ({detail(error)}).") from error
+        raise kind(f"{url}: access is refused ({detail(error)}); check the keys of its client.") from error
     except Exception as error:  # each client has kinds of its own
-        raise kind(f"{url}: the storage cannot be used ({detail(error)}).") from error
+        raise kind(
+            f"{url}: the storage cannot be used ({detail(error)}); once it answers, the same command goes on."
+        ) from error
 
 
 def filesystem(url, kind=DataError):

@@ -8,7 +8,6 @@ after its last whole line. A folder of Parquet files grows part by part, see `fi
 import contextlib
 import csv
 import glob
-import hashlib
 import importlib.util
 import itertools
 import json
@@ -27,10 +26,9 @@ from transformers import AutoConfig, AutoModelForImageClassification
 from ..backbone import check_name, load_image_processor
 from ..errors import InferenceError, raised_as
 from ..files.atomic import atomic_file, lock
-from ..files.images import folder_stamp, printable_path
+from ..files.images import printable_path
 from ..files.journal import resume
 from ..files.parts import ROWS_PER_PART, TABLES, check_outside, claimed_output, fill, growing, put
-from ..files.processes import number_of_processes
 from ..files.sources import Sources
 from ..files.storage import is_url, resolved
 from ..structure import contains_hgnetv2
@@ -85,8 +83,6 @@ def classify(
         if value < 1:
             raise InferenceError(f"Unsupported {name} {value}: expected a positive whole number.")
     check_engine(engine, compile=compile, workers=workers)
-    if number_of_processes() > 1:
-        raise InferenceError("classify runs in one process; several share the images with --engine ray.")
     if output is not None:
         output = resolved(output)
         refuse_inside_model(output, model)
@@ -133,9 +129,8 @@ def _progress(total, resumed=0):
 
 def _write_rows(output, sources, rows, model, dtype, top_k):
     """Prints the rows, or writes them in a table."""
-    run = [os.path.abspath(model), folder_stamp(model), top_k, dtype]
     total, unreadable, resumed, error = len(sources), 0, 0, None
-    with _journal(output, run) as journal:
+    with _journal(output, run_key(model, top_k, dtype)) as journal:
         if journal:
             resumed = resume(journal, ((found.name, found.stamp) for found in sources))
         start = time.perf_counter()
@@ -165,7 +160,7 @@ def _write_parts(output, sources, rows, paths, model, dtype, top_k):
     def table(made):
         return pyarrow.Table.from_pylist([_flat(row, columns) for row in made], schema=_schema(columns))
 
-    with growing(output, run_key(about, model), _ABOUT) as folder, _progress(len(sources)) as progress:
+    with growing(output, run_key(model, about), _ABOUT) as folder, _progress(len(sources)) as progress:
         start = time.perf_counter()
         resumed, unreadable, error = fill(folder, sources, rows, table, progress)
         speed = (len(sources) - resumed) / max(time.perf_counter() - start, 1e-9)
@@ -178,12 +173,11 @@ def _write_parts(output, sources, rows, paths, model, dtype, top_k):
 
 def _is_folder(output):
     """A name with the ending of a table is one; any other ending is a mistake, unless a slash follows it."""
-    text = os.fspath(output)
-    if text.endswith(TABLES):
-        if is_url(text):
+    if output.endswith(TABLES):
+        if is_url(output):
             raise InferenceError(f"{output} is a table in a storage, where folders are written: leave its ending out.")
         return False
-    if is_url(text) or text.endswith(("/", os.sep)) or os.path.isdir(text) or not Path(text).suffix:
+    if is_url(output) or output.endswith(("/", os.sep)) or os.path.isdir(output) or not Path(output).suffix:
         if importlib.util.find_spec("pyarrow") is None:
             raise InferenceError('Parquet needs pyarrow: pip install "hgnetv2-hf[parquet]".')
         return True
@@ -278,12 +272,11 @@ def _line(row):
 
 
 @contextlib.contextmanager
-def _journal(output, run):
+def _journal(output, key):
     """The journal of this output and run, open at its end; removed unless the block raises."""
     if output is None:
         yield None
         return
-    key = hashlib.sha256(json.dumps(run).encode()).hexdigest()[:12]
     output = Path(output).absolute()
     name = output.with_name(f".{output.name}.{key}.partial.jsonl")
     try:

@@ -18,6 +18,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..errors import HGNetV2Error, InferenceError
+from ..files.processes import number_of_processes
 from ..files.storage import is_url
 from ..wording import sentence
 from .stages import in_stages
@@ -33,12 +34,17 @@ _READERS = 16  # threads that wait for a storage
 
 
 def check_engine(engine, **options):
-    """Raises `InferenceError` where there is no such engine, or an option is given that the cluster does not take."""
+    """Raises `InferenceError` where there is no such engine or cluster, an option is given that a cluster does not
+    take, or `torchrun` started several processes."""
     if engine not in ("local", "ray"):
         raise InferenceError(f"There is no engine {engine!r}: local, ray.")
     given = [name for name, value in options.items() if value]
     if engine == "ray" and given:
         raise InferenceError(f"The engine ray takes no {' and no '.join(given)}.")
+    if number_of_processes() > 1:
+        raise InferenceError(
+            "This runs in one process; without the launcher, several share the images by --engine ray."
+        )
     if engine == "ray":
         _import_ray()
         _check_address(_address())
@@ -178,8 +184,7 @@ def _packed(model):
 def _unpacked(model):
     import ray
 
-    if isinstance(model, ray.ObjectRef):
-        model = ray.get(model)
+    model = ray.get(model)
     if isinstance(model, str):
         yield model
         return
@@ -224,7 +229,7 @@ def _connected():
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of each restart that it takes care of
         try:
             with _same_handler(), _without_standard_error():
-                ray.init(address=address, log_to_driver=False, include_dashboard=None, logging_level=logging.ERROR)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # a plain one where a node does not start
             what = "Ray cannot start" if address == "local" else f"There is no Ray cluster at {address}"
             raise InferenceError(f"{what}: {sentence(error)[:200]}") from error

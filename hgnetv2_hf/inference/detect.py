@@ -7,7 +7,6 @@ folder, and the next run with the same model and options continues after the jou
 """
 
 import csv
-import hashlib
 import itertools
 import json
 import os
@@ -20,11 +19,11 @@ from tqdm.auto import tqdm
 from ..data.drawing import draw_boxes
 from ..errors import InferenceError, raised_as
 from ..files.atomic import claim, resumable_folder
-from ..files.images import UNREADABLE, file_stamp, find_images, folder_stamp, open_upright, printable_path, unused_name
+from ..files.images import UNREADABLE, file_stamp, find_images, open_upright, printable_path, unused_name
 from ..files.journal import resume
 from ..wording import counted, printable, sentence
 from .detections import SIDES, as_objects
-from .predictors import load_predictor, recognise
+from .predictors import load_predictor, recognise, run_key
 from .stages import in_stages
 from .video import detect_in_video, is_video
 
@@ -90,7 +89,7 @@ def detect(
         total = sum(1 for _ in find_images(paths))
         labels, predictor, largest = _load(model, dtype, device)
         objects_of = partial(as_objects, id2label=labels, threshold=threshold, top_k=top_k)
-        key = _key(model, threshold, top_k, pictures, dtype)
+        key = run_key(model, threshold, top_k, pictures, dtype)
         batch_size = min(batch_size, largest or batch_size)
         with resumable_folder(output_dir, key) as folder:
             with open(folder / _JOURNAL, "a+", encoding="utf-8", errors="replace") as journal:
@@ -127,12 +126,6 @@ def _load(model, dtype, device):
     if detector.task != "detector":
         raise InferenceError(f"{detector.name} is a classifier, not a detector; use classify.")
     return detector.labels, load_predictor(detector, dtype, device), detector.largest_batch
-
-
-def _key(model, *options):
-    """Changes with the model and what else the journal depends on."""
-    run = [os.path.abspath(model), folder_stamp(model), *options]
-    return hashlib.sha256(json.dumps(run).encode()).hexdigest()[:12]
 
 
 def _rows(files, predictor, objects_of, folder, used, batch_size, workers):

@@ -90,7 +90,7 @@ def embed(
             engine=engine, model=model, dtype=network.dtype,
         )  # fmt: skip
         table = partial(_table, width=network.width, dtype=stored_dtype)
-        with growing(output, run_key(about, model), _ABOUT) as folder:
+        with growing(output, run_key(model, about), _ABOUT) as folder:
             start = time.perf_counter()
             with tqdm(total=len(sources), desc="embed", unit="image", mininterval=0.5) as progress:
                 resumed, unreadable, error = fill(folder, sources, rows, table, progress)
@@ -167,7 +167,7 @@ def _load_exported(folder, name, dtype, device):
     return Embedder(load_image_processor(folder), features, config.stage_out_channels[-1], exported.dtype)
 
 
-def embedded_rows(founds, network, batch_size=16, workers=None, engine="local", model=None, dtype="float32"):
+def embedded_rows(founds, network, batch_size, workers, engine, model, dtype):
     """
     Args:
         founds (iterable of [`Found`])
@@ -180,7 +180,7 @@ def embedded_rows(founds, network, batch_size=16, workers=None, engine="local", 
     """
     staged = computed(
         engine, founds, partial(decoded_with_digest, network.processor), network, _compute, model,
-        partial(load_embedder, dtype=dtype), batch_size, workers or os.cpu_count() or 1,
+        partial(load_embedder, dtype=dtype), batch_size, workers,
     )  # fmt: skip
     for found, error, answer in staged:
         digest, vector = answer or (None, None)

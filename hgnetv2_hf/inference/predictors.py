@@ -198,9 +198,9 @@ def first_error(error):
     return f" (the first: {printable(error)})" if error else ""
 
 
-def run_key(about, model):
-    """Changes with the model's files and what else the rows depend on."""
-    run = [about, os.path.abspath(model), folder_stamp(model)]
+def run_key(model, *options):
+    """Changes with the model's files and what else the rows of a run depend on."""
+    run = [os.path.abspath(model), folder_stamp(model), *options]
     return hashlib.sha256(json.dumps(run).encode()).hexdigest()[:12]
 
 

@@ -141,7 +141,7 @@ def test_images_replaced_meanwhile_are_classified_again(digits_folder, tmp_path,
 
 def test_several_processes_of_a_launcher_are_refused(digits_folder, images, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InferenceError, match="several share the images with --engine ray"):
+    with pytest.raises(InferenceError, match="several share the images by --engine ray"):
         classify([str(images)], digits_folder, tmp_path / "out.csv")
 
 

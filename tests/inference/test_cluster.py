@@ -11,8 +11,8 @@ import sys
 import time
 
 import numpy as np
-import PIL.Image
 import pytest
+from conftest import write_pictures
 
 from hgnetv2_hf.cli import main
 from hgnetv2_hf.errors import InferenceError
@@ -28,11 +28,8 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Sixty pictures of several sizes, one of them broken, one whose name is no UTF-8."""
-    folder, random = tmp_path_factory.mktemp("photos"), np.random.RandomState(0)
-    for index in range(60):
-        pixels = random.randint(0, 256, (40 + index % 5, 40, 3), dtype="uint8")
-        PIL.Image.fromarray(pixels).save(folder / f"{index:02}.png")
-    (folder / "07.png").write_bytes(b"no image")
+    folder = tmp_path_factory.mktemp("photos")
+    write_pictures(folder, 60, broken=7)
     (folder / "59.png").rename(os.fsdecode(os.fsencode(folder) + b"/z\xff.png"))
     return folder
 

@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 import torch
 import transformers
+from conftest import write_pictures
 
 import hgnetv2_hf
 from hgnetv2_hf.cli import main
@@ -31,12 +32,8 @@ STORED = ("float32", "float16")
 @pytest.fixture
 def photos(tmp_path):
     """Twelve pictures, one of them broken, one whose name is no UTF-8."""
-    folder, random = tmp_path / "photos", np.random.RandomState(0)
-    folder.mkdir()
-    for index in range(12):
-        pixels = random.randint(0, 256, (40, 30 + index, 3), dtype="uint8")
-        PIL.Image.fromarray(pixels).save(folder / f"{index:02}.png")
-    (folder / "04.png").write_bytes(b"no image")
+    folder = tmp_path / "photos"
+    write_pictures(folder, 12, broken=4)
     (folder / "11.png").rename(os.fsdecode(os.fsencode(folder) + b"/z\xff.png"))
     return folder
 
@@ -195,6 +192,12 @@ def test_a_truncated_model_is_one_sentence(digits_folder, photos, tmp_path, caps
         assert main([command, str(photos), "--model", str(tmp_path / "model"), "--output", output]) == 1
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hgnetv2-hf:")]
         assert "loaded" in line and "header" in line
+
+
+def test_several_processes_of_a_launcher_are_refused(digits_folder, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InferenceError, match="several share the images by --engine ray"):
+        embed([str(photos)], digits_folder, tmp_path / "out")
 
 
 def test_the_command(digits_folder, photos, tmp_path, capsys):

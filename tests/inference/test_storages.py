@@ -1,5 +1,6 @@
 """`classify` and `embed` from and to storages, Parquet files and tars: the same rows, whatever interrupts."""
 
+import contextlib
 import importlib.util
 import io
 import json
@@ -11,9 +12,8 @@ import threading
 import time
 import urllib.request
 
-import numpy as np
-import PIL.Image
 import pytest
+from conftest import write_pictures
 
 from hgnetv2_hf.cli import main
 from hgnetv2_hf.errors import InferenceError
@@ -30,13 +30,8 @@ parquet = pytest.importorskip("pyarrow.parquet")
 @pytest.fixture
 def images(tmp_path):
     """Eleven pictures, one of them broken."""
-    folder, random = tmp_path / "images", np.random.RandomState(0)
-    folder.mkdir()
-    for index in range(11):
-        pixels = random.randint(0, 256, (40, 30 + index, 3), dtype="uint8")
-        PIL.Image.fromarray(pixels).save(folder / f"{index:02}.png")
-    (folder / "04.png").write_bytes(b"no image")
-    return folder
+    write_pictures(tmp_path / "images", 11, broken=4)
+    return tmp_path / "images"
 
 
 @pytest.fixture
@@ -55,6 +50,21 @@ def rows(folder, client=None):
     opened = [io.BytesIO(client.cat_file(name)) if client else name for name in names]
     made = [row for each in opened for row in parquet.read_table(each).to_pylist()]
     return [{**row, "image": None, "error": bool(row["error"])} for row in made]
+
+
+@contextlib.contextmanager
+def stopped_at(module, name):
+    """Ends the run inside where the module writes this file."""
+    put = module.put
+
+    def stops(folder, each, content):
+        if each == name:
+            raise KeyboardInterrupt
+        put(folder, each, content)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "put", stops)
+        yield
 
 
 def names(client, folder):
@@ -86,22 +96,13 @@ def test_every_source_gives_the_rows_of_plain_files(digits_folder, images, clien
 def test_an_interrupted_run_continues_after_its_last_part(digits_folder, images, client, tmp_path, monkeypatch, place):
     output = tmp_path / "out" if place == "here" else "gs://bucket/out"
     monkeypatch.setattr(parts, "ROWS_PER_PART", 3)
-    put = parts.put
-
-    def dies(folder, name, content):
-        if name == "part-00002.parquet":
-            raise KeyboardInterrupt
-        put(folder, name, content)
-
-    monkeypatch.setattr(parts, "put", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(parts, "part-00002.parquet"):
         classify([str(images)], digits_folder, output, show=str)
     if place == "here":
         assert not output.exists()
     else:
         unfinished = [re.sub("-[0-9a-f]{12}/", "-KEY/", name) for name in names(client, "/bucket/out")]
         assert unfinished == ["_unfinished-KEY/part-00000.parquet", "_unfinished-KEY/part-00001.parquet"]
-    monkeypatch.setattr(parts, "put", put)
     assert classify([str(images)], digits_folder, output, show=str)["resumed"] == 6
     classify([str(images)], digits_folder, tmp_path / "whole", show=str)
     found = rows(output) if place == "here" else rows("/bucket/out", client)
@@ -261,21 +262,12 @@ def test_a_file_uri_as_output(digits_folder, images, tmp_path, capsys):
     assert (tmp_path / "out" / "_labels.json").is_file() and (tmp_path / "out.csv").is_file()
 
 
-def test_a_damaged_part_here_is_made_again(digits_folder, images, tmp_path, monkeypatch):
-    put = parts.put
-
-    def dies(folder, name, content):
-        if name == "_labels.json":
-            raise KeyboardInterrupt
-        put(folder, name, content)
-
-    monkeypatch.setattr(classification, "put", dies)
-    with pytest.raises(KeyboardInterrupt):
+def test_a_damaged_part_here_is_made_again(digits_folder, images, tmp_path):
+    with stopped_at(classification, "_labels.json"):
         classify([str(images)], digits_folder, tmp_path / "out", show=str)
     (part,) = tmp_path.glob(".out.*.unfinished/part-00000.parquet")
     content = part.read_bytes()
     part.write_bytes(content[:-200] + b"x" * 100 + content[-100:])
-    monkeypatch.setattr(classification, "put", put)
     assert classify([str(images)], digits_folder, tmp_path / "out", show=str)["resumed"] == 0
 
 
