@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,7 +42,8 @@ def two_nodes(**resources):
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.path.dirname(__file__))  # workers import this file's functions
+        here = Path(__file__).parent
+        patch.setenv("PYTHONPATH", f"{here}{os.pathsep}{here.parent}")  # workers import this file, and it conftest
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **resources})
         cluster.second = cluster.add_node(num_cpus=1, **resources)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
