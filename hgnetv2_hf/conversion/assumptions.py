@@ -44,6 +44,8 @@ def assume(source, layout, task, fields, options):
     if task == "classification":
         defaults.update(_preprocessing(source))
     assumed = {}
+    if "problem_type" in source.declared:
+        assumed["problem_type"] = source.declared["problem_type"]
     for field, default in defaults.items():
         option = options.get(field)
         assumed[field] = (option, "option") if option is not None else source.declared.get(field, default)

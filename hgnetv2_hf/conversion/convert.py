@@ -21,10 +21,11 @@ from .families import FAMILY_NAMES, check_family
 from .layouts import LAYOUTS, is_head, recognise_layout, rename, rename_back, split_detector
 from .model_card import model_card
 from .network import build_image_processor, build_network, choose_model_type, some
+from .paddle_inference import read_inference_model
 from .report import ConversionReport, report_on
 from .source import find_source
 from .timm_folder import TimmModel, check_timm_model
-from .verification import Parity
+from .verification import Parity, compare_with_program
 from .verification import verify as verify_original
 from .weight_file import read_weights
 
@@ -159,7 +160,7 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None, 
     options = options or dict.fromkeys(("resize_short", "crop_size", "pool_padding", "dropout_prob"))
     detector_options = detector_options or {"family": None, "num_queries": None}
     family = detector_options["family"]
-    content, place = read_weights(source.path)
+    source, content, assumed, inference_model = _read(source)
     detector = recognise_detector(content)
     if family is not None and detector not in ("dfine", "deimv2"):
         raise ConversionError(
@@ -174,8 +175,27 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None, 
         if detector_options["num_queries"] is not None:
             raise ConversionError("The option num_queries is for whole detectors.")
     _check_variant(source, checkpoint.report.variant, variant)
-    assumed = {**_assumed_place(place), **checkpoint.report.assumed}
+    if inference_model is not None and inference_model.program is not None:
+        checkpoint = _compared_with_program(checkpoint, inference_model)
+    assumed = {**assumed, **checkpoint.report.assumed}
     return dataclasses.replace(checkpoint, report=dataclasses.replace(checkpoint.report, assumed=assumed))
+
+
+def _read(source):
+    """The source with all that it declares, its tensors, what is assumed of them, and the inference model, if any."""
+    if source.inference is None:
+        content, place = read_weights(source.path)
+        return source, content, _assumed_place(place), None
+    model = read_inference_model(source.inference)
+    source = dataclasses.replace(source, declared={**model.declared, **source.declared})
+    return source, model.tensors, model.assumed, model
+
+
+def _compared_with_program(checkpoint, inference_model):
+    """Whatever was recognised, the network computes what the exported program does, or is refused."""
+    report = checkpoint.report
+    parity = compare_with_program(checkpoint.model, inference_model)
+    return dataclasses.replace(checkpoint, report=dataclasses.replace(report, parity=[*report.parity, parity]))
 
 
 def _build_detector(source, key, content, layout, options, detector_options):
@@ -285,7 +305,7 @@ def _write(checkpoint, output_dir, verify, repo_id):
                 output_dir=os.fspath(output_dir),
                 repo_id=repo_id,
                 checks=[*checkpoint.report.checks, *verified.checks],
-                parity=[*verified.parity],
+                parity=[*checkpoint.report.parity, *verified.parity],
                 not_checked=[*verified.not_checked],
             )
             (folder / "README.md").write_text(model_card(report), encoding="utf-8")

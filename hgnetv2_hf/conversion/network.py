@@ -88,6 +88,8 @@ def _configuration(model_type, task, fields, assumed):
     arguments.update({name: fields[name] for name in head if name in fields})
     if fields["use_last_conv"]:
         arguments["dropout_prob"] = assumed["dropout_prob"][0]
+    if "problem_type" in assumed:
+        arguments["problem_type"] = assumed["problem_type"][0]
     if "id2label" in assumed:
         id2label = assumed["id2label"][0]
         arguments.update(id2label=id2label, label2id={name: index for index, name in id2label.items()})

@@ -1,4 +1,4 @@
-"""What SOURCE means: a file, a folder of timm or Transformers, a published name; what it says beside its tensors."""
+"""What SOURCE means: a file, a folder, an inference model, a published name; what it says beside its tensors."""
 
 import dataclasses
 import json
@@ -8,6 +8,8 @@ from typing import Any, Optional
 
 from ..errors import ConversionError
 from ..hub.published import ASSETS, PUBLISHED, Published, find_published, published_name
+from .paddle_inference import PARAMETERS, InferenceFiles, find_inference_files, is_archive, unpack
+from .paddle_settings import read_settings
 from .timm_folder import TimmModel, read_timm_config
 
 
@@ -23,6 +25,7 @@ class Source:
     row: Optional[Published] = None
     declared: dict[str, tuple[Any, str]] = dataclasses.field(default_factory=dict)  # by files beside the weights
     timm: Optional[TimmModel] = None  # what a timm folder builds
+    inference: Optional[InferenceFiles] = None  # of an inference model
 
     @property
     def address(self):
@@ -32,8 +35,8 @@ class Source:
 def find_source(source):
     """
     Args:
-        source (`str`): a file, a folder that holds `model.safetensors` or `pytorch_model.bin`, or a published name,
-            which is downloaded unless it is there already.
+        source (`str`): a file, a folder that holds `model.safetensors`, `pytorch_model.bin` or an inference model of
+            Paddle, or a published name, which is downloaded unless it is there already.
 
     Returns:
         [`Source`]
@@ -42,9 +45,9 @@ def find_source(source):
         `ConversionError`: there is no such file, or it cannot be fetched.
     """
     if os.path.isfile(source):
-        return Source(source, *find_published(source))
+        return _inference_model(source) or Source(source, *find_published(source))
     if os.path.isdir(source):
-        return _folder(Path(source))
+        return _inference_model(source) or _folder(Path(source))
     if os.path.exists(source):
         raise ConversionError(f"{source} is neither a file nor a folder.")
     name = published_name(source)
@@ -65,10 +68,21 @@ def find_source(source):
     return Source(fetch(row), name, row)
 
 
+def _inference_model(source):
+    """An archive stands for itself; a folder or a program for the parameters, whose name says nothing."""
+    files = unpack(source) if is_archive(source) else find_inference_files(source)
+    if files is None:
+        return None
+    declared = read_settings(files.settings) if files.settings is not None else {}
+    return Source(source if files.folder else str(files.parameters), declared=declared, inference=files)
+
+
 def _folder(folder):
     weights = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
     if weights is None:
-        raise ConversionError(f"{folder} is a folder without weights (no {' or '.join(_WEIGHT_FILES)}).")
+        raise ConversionError(
+            f"{folder} is a folder without weights (no {', '.join(_WEIGHT_FILES)} or {PARAMETERS} with its program)."
+        )
     config = _read_json(folder / "config.json")
     if "model_type" in config:
         return Source(str(weights), declared=_declared_by_transformers(folder, config))

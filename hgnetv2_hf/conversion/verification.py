@@ -17,8 +17,9 @@ from ..errors import ConversionError
 from ..model.configuration_hgnetv2 import PADDLE_EPSILON
 from ..model.variants import STAGE_FIELDS
 from ..wording import counted, sentence
-from .layouts import LAYOUTS, is_counter, rename_back
+from .layouts import LAYOUTS, is_counter, rename, rename_back
 from .paddle_file import write_paddle_file
+from .paddle_graph import run_program
 from .timm_folder import TimmModel
 
 
@@ -102,6 +103,43 @@ def verify(model, variant, layout, tensors, timm=None):
     return parities, notes
 
 
+def compare_with_program(model, inference_model):
+    """
+    Runs the program of an inference model step by step, in float64, on one random input of odd size, and compares
+    what it returns and every batch norm on the way.
+
+    Args:
+        model: the converted model.
+        inference_model ([`InferenceModel`]): what it was converted from, with its program.
+
+    Returns:
+        [`Parity`]
+
+    Raises:
+        `ConversionError`: the program computes something else, or what no such network computes.
+    """
+    pixel_values = torch.randn(1, model.config.num_channels, 96, 113, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        outputs, seen = run_program(
+            inference_model.program, inference_model.parameters, pixel_values.double(), inference_model.norms
+        )
+        _, maps = model.encoder(model.embedder(pixel_values), output_hidden_states=True)
+    answer = {}
+    for value, output in seen.items():
+        (name,) = rename({f"{inference_model.norms[value]}.weight": output}, LAYOUTS["paddleclas"])
+        answer[name.removesuffix(".weight")] = output.numpy()
+    for output in outputs:
+        places = [f"feature_{i}" for i, each in enumerate(maps) if each.shape == output.shape]
+        if hasattr(model, "fc") and output.shape == (1, model.config.num_labels):
+            places = ["logits"]
+        if not places:
+            raise ConversionError(f"The program returns values of shape {list(output.shape)}; this network does not.")
+        answer[places[0]] = output.numpy()
+    if not outputs:
+        raise ConversionError("The program returns nothing.")
+    return _compare(model, pixel_values, "the exported program, run here,", answer, _PADDLECLAS[1])
+
+
 def _compare(model, pixel_values, program, answer, arithmetic):
     ours = copy.deepcopy(model).double().eval()
     as_converted, compared = _difference(ours, pixel_values, answer)
@@ -122,14 +160,25 @@ def _compare(model, pixel_values, program, answer, arithmetic):
 
 def _difference(ours, pixel_values, answer):
     """The largest difference of everything that the program answered, and a text that says what that was."""
+    computed = {}
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, output, name=name: computed.update({name: output}))
+        for name, module in ours.named_modules()
+        if name in answer
+    ]
     with torch.inference_mode():
         last, maps = ours.encoder(ours.embedder(pixel_values.double()), output_hidden_states=True)
-        computed = {f"feature_{i}": feature for i, feature in enumerate(maps)}
+        computed.update({f"feature_{i}": feature for i, feature in enumerate(maps)})
         if "logits" in answer and hasattr(ours, "fc"):
             computed["logits"] = ours._head(last)
+    for hook in hooks:
+        hook.remove()
     names = [name for name in computed if name in answer]
     difference = max(_relative_difference(computed[name].numpy(), answer[name]) for name in names)
-    return difference, counted(len(maps), "feature map") + (" and the logits" if "logits" in names else "")
+    count = sum(name.startswith("feature_") for name in names)
+    layers = len(names) - count - ("logits" in names)
+    compared = [counted(number, what) for number, what in ((layers, "layer"), (count, "feature map")) if number]
+    return difference, ", ".join(compared) + (" and the logits" if "logits" in names else "")
 
 
 def _relative_difference(ours, original):

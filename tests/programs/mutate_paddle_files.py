@@ -1,11 +1,12 @@
-"""Converts mutated ``.pdparams`` files: every one converts or ends in ``ConversionError``, and nothing else happens.
+"""Converts mutated files of Paddle: every one converts or ends in ``ConversionError``, and nothing else happens.
 
-    python tests/programs/mutate_paddle_files.py [--count 10000] [--seed 0] [--jobs 2]
+    python tests/programs/mutate_paddle_files.py [--kind pdparams|inference] [--count 10000] [--seed 0] [--jobs 2]
 
-The mutations are bit flips, truncations, repeated and exchanged pieces, and spliced opcodes, dangerous ones among
-them. Each conversion is watched: it may start no program, open no connection and write nowhere but in its own folder
-(by Python's audit hook), take at most 5 seconds (a watchdog ends the process), and add at most 1 GiB to the memory of
-the process.
+The kind is ``.pdparams`` files or exported inference models (programs of both formats, their parameters and settings,
+in folders and archives). The mutations are bit flips, truncations, repeated and exchanged pieces, and spliced opcodes
+or numbers, dangerous ones among them. Each conversion is watched: it may start no program, open no connection and
+write nowhere but in its own folder (by Python's audit hook), take at most 5 seconds (a watchdog ends the process), and
+add at most 1 GiB to the memory of the process.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import os
 import pickle
 import shutil
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 
+GOLDENS = Path(__file__).parents[1] / "goldens"
 SECONDS, BYTES = 5, 2**30
 CHUNK = 250
 _FORBIDDEN = ("os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.", "pty.")
@@ -52,6 +55,24 @@ _SPLICES = (
     b"Vtext\n",
     b"0",
     b".",
+)
+
+
+_SPLICES_OF_PROGRAMS = (
+    b"-1",
+    b"999999999999",
+    b"9" * 5000,
+    b"1e999",
+    b"null",
+    b"[" * 3000,
+    b'{"#": "p"},',
+    b"[2147483647, 2147483647]",
+    b"\xff" * 9 + b"\x01",
+    b"\x80" * 11,
+    b"\xff\xff\xff\x7f",
+    b"\x00" * 16,
+    b"!!python/object/apply:os.system ['echo hi']",
+    b"&a [*a, *a]",
 )
 
 
@@ -89,9 +110,64 @@ def originals():
     return [*small, (ASSETS / PUBLISHED["digits"].file_name).read_bytes()]
 
 
-def mutate(random, files):
+_SETTINGS = b"""PreProcess:
+  transform_ops:
+  - ResizeImage: {resize_short: 232, interpolation: bicubic, backend: pil}
+  - CropImage: {size: 224}
+  - NormalizeImage: {mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], scale: 1.0/255.0, order: ''}
+PostProcess:
+  Topk: {topk: 5, label_list: [one, two, three]}
+"""
+
+
+def original_models():
+    """Valid inference models, each a table of names to contents: what the real Paddle wrote."""
+    models = []
+    with tarfile.open(GOLDENS / "paddle_exports.tar.xz") as archive:
+        for folder in ("softmax-json", "softmax-pdmodel", "backbone-json", "backbone-pdmodel", "sigmoid-json"):
+            program = f"inference.{folder.rpartition('-')[2]}"
+            names = (program, "inference.pdiparams")
+            model = {name: archive.extractfile(f"./{folder}/{name}").read() for name in names}
+            models.append(model if "backbone" in folder else {**model, "inference.yml": _SETTINGS})
+    return models
+
+
+def write_mutated_file(random, files, source):
+    source.with_suffix(".pdparams").write_bytes(mutate(random, files))
+    return source.with_suffix(".pdparams")
+
+
+def write_mutated_model(random, models, source):
+    """A folder, or every fourth time an archive, in which one file is mutated."""
+    model = dict(models[random.randint(len(models))])
+    name = list(model)[random.randint(len(model))]
+    others = [each[name] for each in models if name in each]
+    model[name] = mutate(random, [model[name], *others], _SPLICES_OF_PROGRAMS)
+    if random.randint(4):
+        source.mkdir()
+        for name, content in model.items():
+            (source / name).write_bytes(content)
+        return source
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz" if random.randint(2) else "w") as archive:
+        for name, data in model.items():
+            member = tarfile.TarInfo(f"model_infer/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    data = content.getvalue()
+    if random.randint(2):
+        data = mutate(random, [data], _SPLICES_OF_PROGRAMS)
+    source.with_suffix(".tar").write_bytes(data)
+    return source.with_suffix(".tar")
+
+
+# What a kind's originals are, and what writes a mutated one.
+KINDS = {"pdparams": (originals, write_mutated_file), "inference": (original_models, write_mutated_model)}
+
+
+def mutate(random, files, splices=_SPLICES):
     """One mutated file."""
-    data = bytearray(files[random.choice(len(files), p=[0.15] * 6 + [0.1])])
+    data = bytearray(files[random.randint(len(files))])
     if random.randint(3) == 0:  # a third of the files differ in one bit
         data[random.randint(len(data))] ^= 1 << random.randint(8)
         return bytes(data)
@@ -107,7 +183,7 @@ def mutate(random, files):
         elif kind == 2:
             data[start:start] = data[start:end]
         elif kind == 3:
-            data[start:start] = _SPLICES[random.randint(len(_SPLICES))]
+            data[start:start] = splices[random.randint(len(splices))]
         elif kind == 4:
             other = files[random.randint(len(files))]
             data[start:end] = other[start:end]
@@ -136,25 +212,26 @@ class Watch:
 
 def run_chunk(job):
     """Converts the files of one seed: ``(converted, refused, slowest seconds, bytes added, problems)``."""
-    seed, count = job
+    kind, seed, count = job
     from hgnetv2_hf import ConversionError, convert_checkpoint
     from hgnetv2_hf.benchmark.memory import peak_memory
 
-    random, files = np.random.RandomState(seed), originals()
+    (read_originals, write), random = KINDS[kind], np.random.RandomState(seed)
+    files = read_originals()
     folder = Path(tempfile.mkdtemp(prefix="mutated-"))
-    source, target = folder / "checkpoint.pdparams", folder / "out"
+    tempfile.tempdir = str(folder)  # where archives are unpacked
+    target = folder / "out"
     converted = refused = 0
     slowest, problems = 0.0, []
     try:
-        source.write_bytes(files[0])
         for _ in range(2):  # imports and caches are not the files' doing
             with contextlib.redirect_stderr(io.StringIO()):
-                convert_checkpoint(source, target, overwrite=True)
+                convert_checkpoint("digits", target, overwrite=True)
         shutil.rmtree(target)
         watch = Watch(folder)
         before = peak_memory()
         for number in range(count):
-            source.write_bytes(mutate(random, files))
+            source = write(random, files, folder / "source")
             faulthandler.dump_traceback_later(SECONDS, exit=True, file=sys.__stderr__)
             start = time.perf_counter()
             try:
@@ -170,8 +247,9 @@ def run_chunk(job):
             faulthandler.cancel_dump_traceback_later()
             slowest = max(slowest, time.perf_counter() - start)
             shutil.rmtree(target, ignore_errors=True)
+            shutil.rmtree(source) if source.is_dir() else source.unlink()
             left = sorted(path.name for path in folder.iterdir())
-            if left != [source.name]:
+            if left:
                 problems.append(f"seed {seed}, file {number}: left {left}")
         added = peak_memory() - before
         problems += [f"seed {seed}: {what}" for what in watch.seen]
@@ -187,13 +265,13 @@ def _prepare():
     os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def run(count, seed, jobs, show=print):
+def run(count, seed, jobs, kind="pdparams", show=print):
     """Returns whether every file converted or was refused with a sentence, within the limits."""
     from concurrent.futures import ProcessPoolExecutor
 
     from tqdm.auto import tqdm
 
-    chunks = [(seed * 100_000 + start // CHUNK, min(CHUNK, count - start)) for start in range(0, count, CHUNK)]
+    chunks = [(kind, seed * 100_000 + start // CHUNK, min(CHUNK, count - start)) for start in range(0, count, CHUNK)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare) as pool:
         results = list(tqdm(pool.map(run_chunk, chunks), total=len(chunks), desc="mutated files", unit=f"×{CHUNK}"))
@@ -211,6 +289,7 @@ def run(count, seed, jobs, show=print):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--kind", choices=tuple(KINDS), default="pdparams")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())

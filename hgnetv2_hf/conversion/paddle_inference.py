@@ -1,0 +1,383 @@
+"""
+Inference models of Paddle as sources: which files belong together, what their parameters are called, what they say.
+
+PaddleClas's names are dealt out over Paddle's, `KIND_NUMBER.SUFFIX`: numbers count the layers of a kind in the order
+of construction, which is the order of the network's own state dict.
+"""
+
+import functools
+import lzma
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+import torch
+
+from ..errors import ConversionError
+from ..model.configuration_hgnetv2 import PPHGNetV2Config
+from ..model.variants import DOWNSAMPLE_STRIDE
+from .layouts import LAYOUTS, is_counter, rename_back
+from .paddle_graph import check_operations
+from .paddle_program import Program, named_parameters, read_parameters, read_program
+
+
+PROGRAMS = (".json", ".pdmodel")
+PARAMETERS = ".pdiparams"
+
+
+class InferenceFiles(NamedTuple):
+    """The files of one inference model."""
+
+    parameters: Path
+    program: Optional[Path]
+    settings: Optional[Path] = None  # `inference.yml`
+    folder: Any = None  # a temporary one, which lives as long as this
+
+
+class InferenceModel(NamedTuple):
+    """What was read."""
+
+    tensors: dict[str, torch.Tensor]  # by PaddleClas's names
+    assumed: dict[str, tuple[Any, str]] = {}  # about the names
+    declared: dict[str, tuple[Any, str]] = {}  # fields that the program shows
+    program: Optional[Program] = None
+    parameters: dict[str, torch.Tensor] = {}  # by the program's names
+    norms: dict[str, str] = {}  # the program's values to the names of the layers that give them
+
+
+def find_inference_files(path):
+    """
+    Args:
+        path (`str` or `os.PathLike`): a folder, or one of the files of an inference model.
+
+    Returns:
+        [`InferenceFiles`]: `None` where the path is of something else.
+
+    Raises:
+        `ConversionError`: the program or the parameters are missing, or nothing says which ones belong together.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = sorted(path.glob(f"*{PARAMETERS}"))
+        programs = [each for kind in PROGRAMS for each in sorted(path.glob(f"*{kind}")) if _is_program(each)]
+        if not found and not programs:
+            return None
+        if len(found) != 1 or len({each.stem for each in programs}) != 1 or programs[0].stem != found[0].stem:
+            names = ", ".join(each.name for each in [*programs, *found][:6])
+            raise ConversionError(
+                f"{path} is not one inference model, which has a program ({' or '.join(PROGRAMS)}) and parameters "
+                f"({PARAMETERS}) of one name: it holds {names}."
+            )
+        return _beside(found[0])
+    if path.suffix == PARAMETERS:
+        return _beside(path)
+    if path.suffix in PROGRAMS and _is_program(path):
+        if not path.with_suffix(PARAMETERS).is_file():
+            raise ConversionError(f"{path} is a program without weights: {path.stem}{PARAMETERS} is not beside it.")
+        return _beside(path.with_suffix(PARAMETERS))._replace(program=path)
+    return None
+
+
+def _is_program(path):
+    if path.suffix != ".json":
+        return True
+    try:
+        with open(path, "rb") as file:
+            start = file.read(200)
+    except OSError:
+        return False
+    return b'"base_code"' in start or b'"program"' in start
+
+
+def _beside(parameters):
+    programs = [parameters.with_suffix(kind) for kind in PROGRAMS if parameters.with_suffix(kind).is_file()]
+    settings = parameters.parent / "inference.yml"
+    return InferenceFiles(parameters, programs[0] if programs else None, settings if settings.is_file() else None)
+
+
+def is_archive(path):
+    """Whether this is a `.tar` file, gzipped or not, by its content."""
+    return os.path.isfile(path) and tarfile.is_tarfile(path)
+
+
+def unpack(path):
+    """
+    The inference model inside a `.tar` archive (or a gzipped one), in a temporary folder.
+
+    Args:
+        path (`str`): the archive. Only regular files with the endings of an inference model are taken out of it, by
+            their last names.
+
+    Returns:
+        [`InferenceFiles`]
+
+    Raises:
+        `ConversionError`: it holds none or several, is damaged, or unfolds to more than it should.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="hgnetv2-hf-")
+    try:
+        with tarfile.open(path) as archive:
+            members = [member for member in archive if member.isfile() and _is_wanted(Path(member.name).name)]
+            if sum(member.size for member in members) > _MOST_BYTES:
+                raise ConversionError(f"{path} unfolds to more than any network has ({_MOST_BYTES // 2**30} GB).")
+            for member in members:
+                target = Path(folder.name) / Path(member.name).name
+                if target.exists():
+                    raise ConversionError(f"{path} holds more than one {target.name}.")
+                with archive.extractfile(member) as source, open(target, "wb") as file:
+                    shutil.copyfileobj(source, file)
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
+        raise ConversionError(f"{path} cannot be unpacked: {str(error) or error!r:.150}.") from error
+    files = find_inference_files(folder.name)
+    if files is None:
+        raise ConversionError(f"{path} is an archive without an inference model of Paddle ({PARAMETERS}).")
+    return files._replace(folder=folder)
+
+
+_MOST_BYTES = 4 * 2**30  # the largest network has 0.3 GB
+
+
+def _is_wanted(name):
+    return name.endswith((PARAMETERS, *PROGRAMS)) or name == "inference.yml"
+
+
+def read_inference_model(files):
+    """
+    Args:
+        files ([`InferenceFiles`]): whose program and parameters are read.
+
+    Returns:
+        [`InferenceModel`]
+
+    Raises:
+        `ConversionError`: a file is damaged, they do not belong together, or the network is another one.
+    """
+    tensors = read_parameters(str(files.parameters))
+    if files.program is None:
+        named = name_by_shapes(tensors, files.parameters)
+        reason = "no program is beside them, and the shapes leave one order"
+        return InferenceModel(named, {"names": (f"{len(named)} parameters", reason)})
+    program = read_program(str(files.program))
+    parameters = named_parameters(program, tensors)
+    names = paddleclas_names(parameters)
+    check_operations(program)
+    facts = _facts(program, names)
+    return InferenceModel(
+        tensors={names[name]: parameters[name] for name in names},
+        declared={field: (value, f"read from {files.program.name}") for field, value in facts.items()},
+        program=program,
+        parameters=parameters,
+        norms=_norms(program, names),
+    )
+
+
+# Names
+
+_LAYERS = {  # a layer's kind in Paddle's names, and the suffixes of its parameters by their last names in PaddleClas
+    "conv2d": {"weight": "w_0"},
+    "batch_norm2d": {"weight": "w_0", "bias": "b_0", "_mean": "w_1", "_variance": "w_2"},
+    "learnable_affine_block": {"scale": "w_0", "bias": "w_1"},
+    "linear": {"weight": "w_0", "bias": "b_0"},
+}
+_VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6")
+
+
+class _Parameter(NamedTuple):
+    kind: str
+    number: int
+    suffix: str
+
+
+def paddleclas_names(parameters):
+    """
+    Args:
+        parameters (`dict[str, torch.Tensor]`): by the program's names.
+
+    Returns:
+        `dict[str, str]`: the program's name to PaddleClas's, in the order of PaddleClas's state dict.
+
+    Raises:
+        `ConversionError`: the parameters are not those of a PP-HGNetV2.
+    """
+    parsed = {_parsed(name): name for name in parameters}
+    numbers = {}
+    for kind, number, _ in parsed:
+        numbers.setdefault(kind, set()).add(number)
+    counts = {kind: len(found) for kind, found in numbers.items()}
+    layers = next((layers for layers in map(_layers_of, _NETWORKS) if _counts(layers) == counts), None)
+    if layers is None:
+        held = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+        raise ConversionError(f"The program's layers are not those of a PP-HGNetV2 (they are {held:.200}).")
+    ordered = {kind: iter(sorted(found)) for kind, found in numbers.items()}
+    names = {}
+    for layer, kind in layers:
+        number = next(ordered[kind])
+        for last, suffix in _LAYERS[kind].items():
+            name = parsed.get(_Parameter(kind, number, suffix))
+            if name is None:
+                raise ConversionError(f"The program lacks the parameter {kind}_{number}.{suffix}.")
+            names[name] = f"{layer}.{last}"
+    unknown = [name for name in parameters if name not in names]
+    if unknown:
+        raise ConversionError(f"The program holds the parameter {unknown[0]:.80}, which no PP-HGNetV2 has.")
+    return names
+
+
+def _parsed(name):
+    match = re.fullmatch(r"(\w+?)_(\d{1,9})\.([wb]_\d)", name)
+    if match is None or match[1] not in _LAYERS:
+        raise ConversionError(
+            f"The program holds the parameter {name!r:.80}, which no PP-HGNetV2 has: it is of another network, or "
+            "fused or quantised."
+        )
+    return _Parameter(match[1], int(match[2]), match[3])
+
+
+_NETWORKS = tuple((variant, has_head) for has_head in (True, False) for variant in _VARIANTS)
+
+
+@functools.cache
+def _layers_of(network):
+    """The layers of a published network, by PaddleClas's names and in its order, each with its kind."""
+    layers = {}
+    for name, tensor in _template(*network).items():
+        layer, last = name.rsplit(".", 1)
+        if last in ("scale", "_mean"):
+            layers[layer] = "learnable_affine_block" if last == "scale" else "batch_norm2d"
+        else:
+            layers.setdefault(layer, "conv2d" if tensor.ndim == 4 else "linear")
+    return tuple(layers.items())
+
+
+@functools.cache
+def _template(variant, has_head):
+    """Empty tensors under PaddleClas's names."""
+    from ..model import modeling_hgnetv2 as modeling
+
+    model_class = modeling.PPHGNetV2ForImageClassification if has_head else modeling.PPHGNetV2Backbone
+    with torch.device("meta"):
+        model = model_class(PPHGNetV2Config.from_variant(variant))
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if not is_counter(name)}
+    return rename_back(tensors, LAYOUTS["paddleclas"])
+
+
+def _counts(layers):
+    counts = {}
+    for _, kind in layers:
+        counts[kind] = counts.get(kind, 0) + 1
+    return counts
+
+
+_OFFSETS = range(1100)  # where numbers may start; later ones sort alike
+
+
+def name_by_shapes(tensors, path):
+    """
+    Names parameters without a program, where only one order fits.
+
+    Args:
+        tensors (`list[torch.Tensor]`): in the order of the file.
+        path (`Path`): the file, for errors.
+
+    Returns:
+        `dict[str, torch.Tensor]`: by PaddleClas's names.
+
+    Raises:
+        `ConversionError`: no network fits, or the shapes leave more than one order.
+    """
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    advice = f"put its program ({' or '.join(path.stem + kind for kind in PROGRAMS)}) beside it"
+    network = next((network for network in _NETWORKS if _fits(shapes, network)), None)
+    if network is None:
+        raise ConversionError(
+            f"{path} holds parameters without names, and their shapes are not those of a PP-HGNetV2-B0 to B6 that was "
+            f"built first in its process; {advice}."
+        )
+    # The numbers of convolutions show whether anything was built before; affine blocks, all alike, follow them.
+    first = _file_order(network, 0, "conv2d")
+    fitting = (start for start in _OFFSETS if _fits_convolutions(shapes, network, start))
+    if any(_file_order(network, start, "conv2d") != first for start in fitting):
+        raise ConversionError(
+            f"{path} holds parameters without names, and their shapes leave more than one order of them; {advice}."
+        )
+    found = dict(zip(_file_order(network, 0), tensors))
+    return {name: found[name] for name in _template(*network)}
+
+
+def _file_order(network, start, only=None):
+    """PaddleClas's names in the order of a file, where numbers start there; of all layers, or those of one kind."""
+    numbers, names = {}, {}
+    for layer, kind in _layers_of(network):
+        number = numbers[kind] = numbers.get(kind, start - 1) + 1
+        if only in (None, kind):
+            names.update({f"{kind}_{number}.{suffix}": f"{layer}.{last}" for last, suffix in _LAYERS[kind].items()})
+    return [names[name] for name in sorted(names)]
+
+
+def _fits(shapes, network):
+    """Whether these are the shapes of a network that was built first; its class count is free."""
+    names, template = _file_order(network, 0), _template(*network)
+    return len(names) == len(shapes) and all(
+        shape[:-1] == tuple(template[name].shape)[:-1] if name.startswith("fc.") else shape == template[name].shape
+        for name, shape in zip(names, shapes)
+    )
+
+
+def _fits_convolutions(shapes, network, start):
+    template = _template(*network)
+    expected = [template[name].shape for name in _file_order(network, start, "conv2d")]
+    return [shape for shape in shapes if len(shape) == 4] == expected
+
+
+# What a program shows
+
+
+def _parameter_of(program):
+    return {each.outputs[0]: each.inputs[0] for each in program.operations if each.kind == "parameter"}
+
+
+def _norms(program, names):
+    """The values that batch norms give, and these layers' names in PaddleClas."""
+    parameter_of, norms = _parameter_of(program), {}
+    for operation in program.operations:
+        if operation.kind.startswith("batch_norm"):
+            scale = names.get(parameter_of.get(operation.inputs[3]), "")
+            norms[operation.outputs[0]] = scale.removesuffix(".weight")
+    return norms
+
+
+def _facts(program, names):
+    """Fields that no tensor shows."""
+    parameter_of = _parameter_of(program)
+    returned = {each.inputs[0] for each in program.operations if each.kind == "fetch"}
+    strides, facts = {}, {}
+    for operation in program.operations:
+        if operation.kind in ("conv2d", "depthwise_conv2d"):
+            layer = names.get(parameter_of.get(operation.inputs[1]))
+            strides[layer] = _plain_stride(operation.attributes.get("strides"))
+        elif operation.kind == "relu":
+            facts["hidden_act"] = "relu"
+        elif operation.kind == "sigmoid" and operation.outputs[0] in returned:
+            facts["problem_type"] = "multi_label_classification"
+        elif operation.kind == "dropout":
+            facts["dropout_prob"] = operation.attributes.get("p", operation.attributes.get("dropout_prob"))
+        elif operation.kind == "pool2d" and operation.attributes.get("padding_algorithm") == "SAME":
+            facts["pool_padding"] = "same"
+    stages = 1 + max(int(name.split(".")[1]) for name in names.values() if name.startswith("stages."))
+    facts["stem_strides"] = [strides.get(f"stem.{layer}.conv.weight") for layer in _STEM]
+    facts["stage_downsample_strides"] = [
+        strides.get(f"stages.{stage}.downsample.conv.weight", DOWNSAMPLE_STRIDE) for stage in range(stages)
+    ]
+    return facts
+
+
+_STEM = ("stem1", "stem2a", "stem2b", "stem3", "stem4")
+
+
+def _plain_stride(stride):
+    return stride[0] if isinstance(stride, list) and len(set(stride)) == 1 else stride

@@ -1,0 +1,97 @@
+"""
+`inference.yml`, which PaddleClas and PaddleX write beside an inference model: preprocessing and names of classes.
+
+Sources: PaddleClas ``ppcls/utils/config.py`` (``dump_infer_config``) and ``deploy/python/preprocess.py``.
+"""
+
+import os
+
+from ..errors import ConversionError
+from ..wording import sentence
+
+
+_LARGEST = 2**18  # bytes; a thousand classes take 40,000
+_FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # of PIL
+_WITHOUT_EFFECT = ("DecodeImage", "ToCHWImage", "KeepKeys")
+_ROUNDING = 1e-6
+
+
+def read_settings(path):
+    """
+    Args:
+        path (`Path`): an `inference.yml`.
+
+    Returns:
+        `dict[str, tuple]`: field to value and reason: preprocessing and `id2label`, as far as the file has them.
+
+    Raises:
+        `ConversionError`: it is unreadable, or prepares images in a way that is not computed here.
+    """
+    settings = _load(path)
+    try:
+        declared = {}
+        for step in settings.get("PreProcess", {}).get("transform_ops", []):
+            ((name, arguments),) = step.items()
+            if name in _STEPS:
+                declared.update(_STEPS[name](path, **(arguments or {})))
+            elif name not in _WITHOUT_EFFECT:
+                raise ConversionError(f"{path} prepares images with {name!r:.40}, which is not computed here.")
+        for arguments in (settings.get("PostProcess") or {}).values():
+            names = (arguments or {}).get("label_list")
+            if names:
+                declared["id2label"] = {index: str(name) for index, name in enumerate(names)}
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
+        raise ConversionError(f"{path} holds something that Paddle does not write: {error!r:.150}.") from error
+    return {
+        field: value if isinstance(value, tuple) else (value, f"read from {path.name}")
+        for field, value in declared.items()
+    }
+
+
+def _load(path):
+    import yaml
+
+    try:
+        if os.path.getsize(path) > _LARGEST:
+            raise ConversionError(f"{path} has {os.path.getsize(path)} bytes; Paddle's has at most some 40,000.")
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ConversionError(f"{path} nests deeper than anything that Paddle writes.") from error
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise ConversionError(f"{path} cannot be read as YAML: {sentence(error)[:200]}.") from error
+    if not isinstance(settings, dict):
+        raise ConversionError(f"{path} holds no settings.")
+    return settings
+
+
+def _resize(path, resize_short=None, size=None, interpolation=None, backend="cv2", **_):
+    if not resize_short or size:
+        raise ConversionError(f"{path} resizes images to {size!r:.40} whatever their sides; --resize-short does not.")
+    name = (interpolation or "bilinear").lower()
+    if name not in _FILTERS:
+        raise ConversionError(f"{path} resizes images with the filter {name!r:.40}, which is not computed here.")
+    filter_ = _FILTERS[name]
+    if backend.lower() != "pil":
+        reason = f"read from {path.name}, whose program resizes with OpenCV's filter of that name, not PIL's"
+        return {"resize_short": int(resize_short), "resample": (filter_, reason)}
+    return {"resize_short": int(resize_short), "resample": filter_}
+
+
+def _crop(path, size, **_):
+    sides = {int(side) for side in (size if isinstance(size, list) else [size])}
+    if len(sides) != 1:
+        raise ConversionError(f"{path} crops images to {size!r:.40}; only square crops are supported.")
+    return {"crop_size": sides.pop()}
+
+
+def _normalize(path, scale=1 / 255, mean=None, std=None, order="", **_):
+    if isinstance(scale, str):  # "1.0/255.0", which Paddle evaluates
+        above, _, below = scale.partition("/")
+        scale = float(above) / float(below or 1)
+    if abs(scale * 255 - 1) > _ROUNDING or order not in ("", "chw", "hwc", None):
+        raise ConversionError(f"{path} scales pixels by {scale!r:.40}; only 1/255 is computed here.")
+    declared = {"image_mean": mean, "image_std": std}
+    return {field: [float(each) for each in values] for field, values in declared.items() if values is not None}
+
+
+_STEPS = {"ResizeImage": _resize, "CropImage": _crop, "NormalizeImage": _normalize}
