@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ..hub.published import ASSETS, PUBLISHED
+from ..hub.published import ASSETS, PUBLISHED, Published
 from ..model.variants import ALIASES, VARIANTS, canonical_name
 from ._framework import add_command, fail
 
@@ -10,7 +10,8 @@ from ._framework import add_command, fail
 _NOTES = """
 top-1, top-5: per cent on ImageNet-1k as PaddleClas publishes them for these weights, at its own
 preprocessing (236); timm's files hold the same weights. AP: on COCO val2017, as the detector's
-authors publish it. size: of the tensors, 4 bytes each. A dash: not published, or a backbone alone.
+authors publish it; *: at an IoU of 0.5 on PaddleX's own images. size: of the tensors, 4 bytes each.
+A dash: not published, or a backbone alone.
 """
 
 
@@ -37,7 +38,7 @@ def listing(word=None, short=False):
         short (`bool`, defaults to `False`): leave the addresses out.
 
     Returns:
-        `str`: lines of at most 100 characters, and the addresses, of which the longest takes 123.
+        `str`: lines of at most 100 characters, and the addresses, of which the longest takes 134.
 
     Raises:
         `LookupError`: nothing matches.
@@ -86,10 +87,14 @@ def _variants_table(names):
 def _published_table(rows, short):
     lines = [f"{'published checkpoint':<42}variant  top-1  top-5    AP      size  resize"]
     for name, row in rows.items():
-        top1, top5, ap = (_figure(value) for value in (row.top1, row.top5, row.ap))
+        top1, top5 = _figure(row.top1), _figure(row.top5)
+        ap = "-" if row.ap is None else f"{row.ap:.1f}"
+        mark = " " if row.ap is None or row.ap_of == Published._field_defaults["ap_of"] else "*"
         size = file_size(row)
         size = f"{size / 1e6:.1f} MB" if size is not None else "-"
-        lines.append(f"{name:<42}{row.variant:<7}{top1:>7}{top5:>7}{ap:>6}{size:>10}  {row.resize_short or '-':>6}")
+        lines.append(
+            f"{name:<42}{row.variant:<7}{top1:>7}{top5:>7}{ap:>6}{mark}{size:>9}  {row.resize_short or '-':>6}"
+        )
         if not short:
             lines.append(f"    {row.url or (row.page and f'from {row.page}') or 'ships with this package'}")
     return lines

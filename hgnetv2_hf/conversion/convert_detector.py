@@ -77,6 +77,8 @@ def read_detector(source, key, content, family=None, num_queries=None):
         key, reason = decide_family(source, content, variant, family)
         detector = DETECTORS[key]
     assumed = {**assume_trunk(fields), **_assumed(detector, variant)}
+    if source.row is not None and source.row.image_size:
+        assumed["image_size"] = ([source.row.image_size] * 2, f"published with {source.name}")
     if reason is not None:
         field = "head activation" if key == "dfine" else "head_activation_function"
         assumed[field] = (assumed["decoder_activation_function"][0], reason)
@@ -92,7 +94,7 @@ def read_detector(source, key, content, family=None, num_queries=None):
     values["num_queries"] = _queries(assumed, values["feat_strides"])
     values.update(_OWN_FIELDS[detector.model_type](shapes, content, values, assumed))
     values["backbone_config"] = _backbone_config(fields, detector, values, assumed)
-    values.update(_labels(values.pop("num_labels"), assumed))
+    values.update(_labels(source, values.pop("num_labels"), assumed))
     if detector.is_paddle:
         _add_padding_class(tensors)
     # up and reg_scale are whole numbers in some files
@@ -360,11 +362,14 @@ def _backbone_config(fields, detector, values, assumed):
     return config
 
 
-def _labels(num_labels, assumed):
-    if num_labels != 80:
+def _labels(source, num_labels, assumed):
+    labels, reason = ("coco", "80 classes") if num_labels == 80 else (None, None)
+    if source.row is not None and source.row.labels:
+        labels, reason = source.row.labels, f"published with {source.name}"
+    names = json.loads((ASSETS / f"labels_{labels}.json").read_text(encoding="utf-8")) if labels else []
+    if len(names) != num_labels:
         return {"num_labels": num_labels}
-    assumed["labels"] = ("coco", "80 classes")
-    names = json.loads((ASSETS / "labels_coco.json").read_text(encoding="utf-8"))
+    assumed["labels"] = (labels, reason)
     return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
 
 

@@ -41,7 +41,7 @@ def _metadata(report, row):
     if is_imagenet and report.task == "classification":
         figures = [("accuracy", "top-1", row.top1), ("accuracy", "top-5", row.top5)]
     elif report.task == "detection" and row is not None:
-        figures = [("mAP", "AP on val2017", row.ap)]
+        figures = [("mAP", row.ap_of, row.ap)] if row.labels in _DATASETS else []
     results = [
         EvalResult(
             task_type=_PIPELINE_TAGS[report.task],
@@ -86,12 +86,12 @@ def _origin(report, row):
 
 def _accuracy(report, row):
     if row is not None and row.ap is not None and report.task == "detection":
-        return [f"AP on COCO val2017 as its authors publish it: {row.ap} (not measured here).", ""]
+        return [f"{row.ap_of} as its authors publish it: {row.ap} (not measured here).", ""]
     if row is None or row.top1 is None or report.task != "classification":
         return []
     return [
         "Accuracy on ImageNet-1k as PaddleClas publishes it for these weights, with a short side of 236 pixels and a "
-        f"crop of 224: {row.top1} % top-1, {row.top5} % top-5 (not measured here).",
+        f"crop of 224: {row.top1} % top-1{f', {row.top5} % top-5' if row.top5 else ''} (not measured here).",
         "",
     ]
 

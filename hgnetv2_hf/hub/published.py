@@ -16,6 +16,7 @@ DFINE_URL = "https://github.com/Peterande/storage/releases/download/dfinev1.0/"
 RTDETRV2_URL = "https://github.com/lyuwenyu/storage/releases/download/v0.1/"
 PADDLEDETECTION_URL = "https://bj.bcebos.com/v1/paddledet/models/"
 PADDLEDETECTION_BACKBONE_URL = "https://bj.bcebos.com/v1/paddledet/models/pretrained/"
+PADDLEX_URL = "https://paddle-model-ecology.bj.bcebos.com/paddlex/official_pretrained_model/"
 PADDLEDETECTION_H_BACKBONE_URL = "https://paddledet.bj.bcebos.com/models/pretrained/"
 DEIM_PAGE = "https://github.com/Intellindust-AI-Lab/DEIM"
 RTDETRV4_PAGE = "https://github.com/RT-DETRs/RT-DETRv4"
@@ -31,17 +32,35 @@ class Published(NamedTuple):
     top1: Optional[float] = None  # per cent; None where the authors give none
     top5: Optional[float] = None
     labels: Optional[str] = None  # "imagenet-1k", "coco" or "digits"
-    ap: Optional[float] = None  # of detectors on COCO val2017
+    ap: Optional[float] = None  # of detectors: see ap_of
     url: Optional[str] = None  # None for what ships with this package, and where there is a page only
     page: Optional[str] = None  # where people find the file, whose address is no stable one (a shared drive)
     repo_id: Optional[str] = None  # on the Hub
     license: str = "apache-2.0"
+    image_size: Optional[int] = None  # pixels per side, of detectors whose file does not show it
+    ap_of: str = "AP on COCO val2017"
 
 
 # What the rows of one program share. timm's short side of 232 is its own: a crop_pct of 0.965.
 def _paddleclas(variant, file_name, top1, top5):
     url = PADDLECLAS_URL + file_name
     return Published(variant, file_name, "paddleclas", "classification", 236, 224, top1, top5, "imagenet-1k", url=url)
+
+
+# PaddleX's own configurations resize to 232.
+def _paddlex(variant, file_name, top1):
+    url = PADDLEX_URL + file_name
+    return Published(variant, file_name, "paddleclas", "classification", 232, 224, top1, None, "imagenet-1k", url=url)
+
+
+def _paddlex_detector(variant, file_name, labels, image_size, ap, **ap_of):
+    shared = {"labels": labels, "image_size": image_size, "ap": ap, "url": PADDLEX_URL + file_name, **ap_of}
+    return Published(variant, file_name, "paddledetection", "detection", **shared)
+
+
+def _document_detector(variant, file_name, labels, image_size, ap50):
+    ap_of = "AP at an IoU of 0.5 on PaddleX's own images"
+    return _paddlex_detector(variant, file_name, labels, image_size, ap50, ap_of=ap_of)
 
 
 def _timm(variant, repo_id, top1, top5):
@@ -96,6 +115,14 @@ PUBLISHED = {
     "PPHGNetV2_B5_ssld_stage1": _paddleclas("b5", "PPHGNetV2_B5_ssld_stage1_pretrained.pdparams", None, None),
     "PPHGNetV2_B6_ssld_stage2": _paddleclas("b6", "PPHGNetV2_B6_ssld_pretrained.pdparams", 86.30, 97.84),
     "PPHGNetV2_B6_ssld_stage1": _paddleclas("b6", "PPHGNetV2_B6_ssld_stage1_pretrained.pdparams", None, None),
+    # PaddleX's classifiers: variant, file, top-1.
+    "PP-HGNetV2-B0": _paddlex("b0", "PP-HGNetV2-B0_pretrained.pdparams", 77.77),
+    "PP-HGNetV2-B1": _paddlex("b1", "PP-HGNetV2-B1_pretrained.pdparams", 79.18),
+    "PP-HGNetV2-B2": _paddlex("b2", "PP-HGNetV2-B2_pretrained.pdparams", 81.74),
+    "PP-HGNetV2-B3": _paddlex("b3", "PP-HGNetV2-B3_pretrained.pdparams", 82.98),
+    "PP-HGNetV2-B4": _paddlex("b4", "PP-HGNetV2-B4_pretrained.pdparams", 83.57),
+    "PP-HGNetV2-B5": _paddlex("b5", "PP-HGNetV2-B5_pretrained.pdparams", 84.75),
+    "PP-HGNetV2-B6": _paddlex("b6", "PP-HGNetV2-B6_pretrained.pdparams", 86.30),
     # timm's, which hold the same weights: variant, repository, top-1, top-5.
     "hgnetv2_b0.ssld_stage2_ft_in1k": _timm("b0", "timm/hgnetv2_b0.ssld_stage2_ft_in1k", 77.77, 93.91),
     "hgnetv2_b0.ssld_stage1_in22k_in1k": _timm("b0", "timm/hgnetv2_b0.ssld_stage1_in22k_in1k", None, None),
@@ -152,6 +179,24 @@ PUBLISHED = {
         "b6", "rtdetrv2_hgnetv2_h_6x_coco_from_paddle.pth", "coco", 56.3
     ),
     "rtdetr_hgnetv2_h_6x_coco": _paddledetection("b6", "rtdetr_hgnetv2_h_6x_coco.pdparams", "coco", 56.3),
+    # PaddleX's, on COCO and on pages and tables of documents: variant, file, labels, pixels, AP.
+    "RT-DETR-L": _paddlex_detector("b4", "RT-DETR-L_pretrained.pdparams", "coco", 640, 53.0),
+    "RT-DETR-X": _paddlex_detector("b5", "RT-DETR-X_pretrained.pdparams", "coco", 640, 54.8),
+    "RT-DETR-H": _paddlex_detector("b6", "RT-DETR-H_pretrained.pdparams", "coco", 640, 56.3),
+    "PP-DocLayout-L": _document_detector("b4", "PP-DocLayout-L_pretrained.pdparams", "layout-23", 640, 90.4),
+    "PP-DocLayout_plus-L": _document_detector("b4", "PP-DocLayout_plus-L_pretrained.pdparams", "layout-20", 800, 83.2),
+    "RT-DETR-H_layout_3cls": _document_detector(
+        "b6", "RT-DETR-H_layout_3cls_pretrained.pdparams", "layout-3", 640, 95.9
+    ),
+    "RT-DETR-H_layout_17cls": _document_detector(
+        "b6", "RT-DETR-H_layout_17cls_pretrained.pdparams", "layout-17", 640, 98.3
+    ),
+    "RT-DETR-L_wired_table_cell_det": _document_detector(
+        "b4", "RT-DETR-L_wired_table_cell_det_pretrained.pdparams", "table-cell", 640, 82.7
+    ),
+    "RT-DETR-L_wireless_table_cell_det": _document_detector(
+        "b4", "RT-DETR-L_wireless_table_cell_det_pretrained.pdparams", "table-cell", 640, 82.7
+    ),
     # DEIM's, RT-DETRv4's and DEIMv2's: variant, file, AP.
     "deim_dfine_hgnetv2_n_coco_160e": _deim("b0", "deim_dfine_hgnetv2_n_coco_160e.pth", 43.0),
     "deim_dfine_hgnetv2_s_coco_120e": _deim("b0", "deim_dfine_hgnetv2_s_coco_120e.pth", 49.0),

@@ -262,6 +262,42 @@ def test_other_sizes_and_class_counts_are_recognised_from_the_tensors(tmp_path, 
         assert torch.equal(converted(pixel_values).logits, model(pixel_values).logits)
 
 
+SLOW = pytest.mark.slow
+PADDLEX_DETECTORS = {  # size, classes, pixels, a class
+    "RT-DETR-L": ("l", 80, 640, "zebra"),
+    "RT-DETR-X": ("x", 80, 640, "zebra"),
+    "RT-DETR-H": ("h", 80, 640, "zebra"),
+    "PP-DocLayout-L": ("l", 23, 640, "header_image"),
+    "PP-DocLayout_plus-L": ("l", 20, 800, "reference_content"),
+    "RT-DETR-H_layout_3cls": ("h", 3, 640, "seal"),
+    "RT-DETR-H_layout_17cls": ("h", 17, 640, "doc_title"),
+    "RT-DETR-L_wired_table_cell_det": ("l", 1, 640, "cell"),
+    "RT-DETR-L_wireless_table_cell_det": ("l", 1, 640, "cell"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "PP-DocLayout_plus-L" else SLOW) for name in PADDLEX_DETECTORS]
+)
+def test_detectors_of_paddlex_convert_with_their_labels_and_size(tmp_path, name):
+    size, classes, pixels, label = PADDLEX_DETECTORS[name]
+    variant, fields = RTDETR.get(size, ("b4", {}))
+    path, model, _ = published_file(
+        "paddledetection", "paddledet_rtdetr_hgnetv2_l", variant, fields, tmp_path, classes
+    )
+    path = path.rename(tmp_path / PUBLISHED[name].file_name)
+    report = convert_checkpoint(path, tmp_path / "out")
+    assert (report.published, report.variant, report.num_labels) == (name, variant, classes)
+    converted = type(model).from_pretrained(tmp_path / "out").eval()
+    assert len(converted.config.id2label) == classes and label in converted.config.label2id
+    processor = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+    assert processor["size"] == {"height": pixels, "width": pixels} and processor["resample"] == 3
+    assert report.assumed["image_size"] == ([pixels, pixels], f"published with {name}")
+    pixel_values = torch.randn(1, 3, 128, 128)
+    with torch.inference_mode():
+        assert torch.equal(converted(pixel_values).logits, model(pixel_values).logits)
+
+
 def test_verify_compares_the_backbone_of_a_detector_with_timm(timm, golden_checkpoint, tmp_path):
     report = convert_checkpoint(golden_checkpoint("dfine_n"), tmp_path / "out", family="dfine", verify=True)
     (parity,) = report.parity
@@ -350,11 +386,11 @@ def test_a_detector_whose_tensors_share_memory_converts(golden_checkpoint, tmp_p
 
 def test_published_detectors_are_in_the_table():
     ap = {name: row.ap for name, row in PUBLISHED.items() if row.task == "detection" and row.ap is not None}
-    assert len([row for row in PUBLISHED.values() if row.task == "detection"]) == 5 + 4 + 4 + 3 + 3 + 5 + 4 + 4
+    assert len([row for row in PUBLISHED.values() if row.task == "detection"]) == 5 + 4 + 4 + 3 + 3 + 9 + 5 + 4 + 4
     assert ap["dfine_x_obj2coco"] == 59.3 and ap["rtdetr_hgnetv2_h_6x_coco"] == 56.3 and ap["dfine_n_coco"] == 42.8
     addresses = [row.url for row in PUBLISHED.values() if row.task == "detection" and row.url and not row.repo_id]
     files = [row.file_name for row in PUBLISHED.values() if row.url in addresses]
-    assert len(files) == 19 and all(url.endswith(name) for url, name in zip(addresses, files))
+    assert len(files) == 28 and all(url.endswith(name) for url, name in zip(addresses, files))
 
 
 def test_a_detector_that_lies_on_a_shared_drive_is_named_with_its_page(tmp_path, capsys):

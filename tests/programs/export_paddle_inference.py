@@ -24,7 +24,7 @@ parser.add_argument("--classes", type=int, default=10)
 parser.add_argument("--end", choices=("softmax", "sigmoid", "none"), default="softmax")
 parser.add_argument("--backbone", action="store_true")
 arguments = parser.parse_args()
-os.environ["FLAGS_enable_pir_api"] = str(int(arguments.form == "json"))  # read when Paddle is imported
+os.environ["FLAGS_enable_pir_api"] = str(int(arguments.form == "json"))  # noqa: SIM112  (read by the import)
 
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402

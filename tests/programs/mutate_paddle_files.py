@@ -255,6 +255,7 @@ def run_chunk(job):
         problems += [f"seed {seed}: {what}" for what in watch.seen]
         return converted, refused, slowest, added, problems
     finally:
+        tempfile.tempdir = None
         shutil.rmtree(folder, ignore_errors=True)
 
 
