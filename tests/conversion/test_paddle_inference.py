@@ -366,9 +366,14 @@ def test_mutated_exports_convert_or_are_refused():
 
 
 @pytest.mark.paddle
-@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("variant", ["b0", "b1", "b2", "b3", "b4", "b5", "b6"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param("b0", marks=pytest.mark.slow),
+        *(pytest.param(variant, marks=pytest.mark.long) for variant in ("b1", "b2", "b3", "b4", "b5", "b6")),
+    ],
+)
 def test_exports_of_the_real_paddle_equal_its_pdparams(paddle, tmp_path, variant, form):
     model = hgnetv2_hf.PPHGNetV2ForImageClassification(hgnetv2_hf.PPHGNetV2Config.from_variant(variant, num_labels=10))
     model.save_pretrained(tmp_path / "model")
