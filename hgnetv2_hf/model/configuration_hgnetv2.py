@@ -203,7 +203,7 @@ class HGNetV2Config(NetworkConfig):
         Raises:
             `ValueError`: there is no such variant.
         """
-        config = cls(**{**architecture_fields(variant), **kwargs})
+        config = cls(**{**architecture_fields(canonical_name(variant)), **kwargs})
         config.set_compatibility_fields()
         return config
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Optional
 
 from .configuration_hgnetv2 import FIELD_CHECKS, HEAD_CHECKS, PADDLE_EPSILON, NetworkConfig, is_number
 from .remote_code import PP_HGNET_CODE_FILES
-from .variants import DOWNSAMPLE_STRIDE, PP_HGNET_VARIANTS, canonical_name, pp_hgnet_fields
+from .variants import DOWNSAMPLE_STRIDE, PP_HGNET_VARIANTS, architecture_fields, canonical_name
 
 
 if TYPE_CHECKING:  # for the loader of remote code: see CODE_FILES
@@ -109,7 +109,7 @@ class PPHGNetConfig(NetworkConfig):
             `ValueError`: there is no such variant.
         """
         name = canonical_name(variant, PP_HGNET_VARIANTS)
-        fields = {**pp_hgnet_fields(name), "dropout_prob": PP_HGNET_VARIANTS[name].dropout_prob, **kwargs}
+        fields = {**architecture_fields(name), "dropout_prob": PP_HGNET_VARIANTS[name].dropout_prob, **kwargs}
         if "id2label" not in fields:
             fields.setdefault("num_labels", 1000)
         return cls(**fields)

@@ -211,18 +211,10 @@ def full_name(name):
 
 
 def architecture_fields(name):
-    """The configuration fields of a variant: widths, depths, kernels and LAB, as plain lists."""
-    variant = VARIANTS[canonical_name(name)]
-    columns = zip(STAGE_FIELDS, zip(*variant.stages))
-    return {
-        "stem_channels": list(variant.stem_channels),
-        "use_learnable_affine_block": variant.use_learnable_affine_block,
-        **{field: list(column) for field, column in columns},
-    }
-
-
-def pp_hgnet_fields(name):
-    """The same of PP-HGNet."""
-    variant = PP_HGNET_VARIANTS[canonical_name(name, PP_HGNET_VARIANTS)]
-    columns = zip(PP_HGNET_STAGE_FIELDS, zip(*variant.stages))
-    return {"stem_channels": list(variant.stem_channels), **{field: list(column) for field, column in columns}}
+    """The configuration fields of a variant that its tensors show: widths, depths, kernels and LAB, as plain lists."""
+    name = canonical_name(name, ALL_VARIANTS)
+    variant, names = ALL_VARIANTS[name], STAGE_FIELDS if name in VARIANTS else PP_HGNET_STAGE_FIELDS
+    fields = {"stem_channels": list(variant.stem_channels)}
+    if name in VARIANTS:
+        fields["use_learnable_affine_block"] = variant.use_learnable_affine_block
+    return {**fields, **{field: list(column) for field, column in zip(names, zip(*variant.stages))}}
