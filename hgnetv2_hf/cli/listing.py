@@ -8,9 +8,10 @@ from ._framework import add_command, fail
 
 
 _NOTES = """
-top-1, top-5: per cent on ImageNet-1k as PaddleClas publishes them for these weights, b0 to b6 at
-its own preprocessing (236); timm's files hold the same weights. AP: on COCO val2017, as the detector's
-authors publish it. size: of the tensors, 4 bytes each. A dash: not published, or a backbone alone.
+top-1, top-5: per cent on ImageNet-1k as PaddleClas publishes them for these weights (b0 to b6 at
+its own preprocessing, 236); timm's files hold the same weights. AP: on COCO val2017, as the
+detector's authors publish it. size: of the tensors, 4 bytes each. A dash: not published, not known
+for timm's own computation, or a backbone alone.
 """
 
 

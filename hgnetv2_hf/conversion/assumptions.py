@@ -111,11 +111,11 @@ def _why_padding(layout):
 
 
 def _dropout(layout, variant):
-    """What timm's dropout does in evaluation is nothing; PaddleClas's multiplies."""
+    """PaddleClas's dropout multiplies in evaluation, timm's does nothing there."""
     own = PP_HGNET_VARIANTS[variant].dropout_prob if variant in PP_HGNET_VARIANTS else 0.0
     if own and layout.title == "timm":
-        return 0.0, f"timm's does nothing in evaluation; PaddleClas's {variant} has {own}"
-    return (own, f"PaddleClas's {variant}") if own else (0.0, "published weights have none")
+        return 0.0, f"as timm computes it; PaddleClas's PPHGNet_{variant} has {own}"
+    return (own, f"as PaddleClas's PPHGNet_{variant} sets it") if own else (0.0, "published weights have none")
 
 
 def _preprocessing(source, layout, variant):
@@ -124,7 +124,9 @@ def _preprocessing(source, layout, variant):
         short, crop = (source.row.resize_short, published), (source.row.crop_size, published)
     else:
         crop = (224, _CLASSIFIERS)
-        if variant in PP_HGNET_RESIZE_SHORT and layout.title != "timm":
+        if variant in PP_HGNET_RESIZE_SHORT and layout.title == "timm":
+            short = (232, "timm's crop_pct of 0.965")
+        elif variant in PP_HGNET_RESIZE_SHORT:
             short = (PP_HGNET_RESIZE_SHORT[variant], f"PaddleClas's training configuration of {variant}")
         elif "_ssld" in Path(source.path).name:
             short = (236, "PaddleClas's SSLD configurations")
