@@ -25,8 +25,7 @@ def recognise_architecture(tensors):
         `ConversionError`: a tensor that shows a width is missing or has the wrong number of dimensions.
     """
     shape = Shapes(tensors)
-    is_first_version = any(name.startswith("embedder.stem.") for name in tensors)
-    fields = _pp_hgnet_trunk(shape) if is_first_version else _trunk(shape)
+    fields = _pp_hgnet_trunk(shape) if "embedder.stem.0.convolution.weight" in tensors else _trunk(shape)
     if "fc.weight" in tensors:
         fields["num_labels"] = shape.of("fc.weight", 2)[0]
         fields["use_last_conv"] = "last_conv.weight" in tensors

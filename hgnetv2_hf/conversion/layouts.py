@@ -145,7 +145,6 @@ PP_HGNET_LAYOUTS = {
     ),
     "transformers": LAYOUTS["transformers"]._replace(signature="embedder.stem.0.normalization.running_mean"),
 }
-_PP_HGNET_STEM = re.compile(r"(^|\.)stem\.0\.conv(olution)?\.weight$")
 
 
 def layouts_of(model_type):
@@ -154,8 +153,8 @@ def layouts_of(model_type):
 
 
 def recognise_layouts(names):
-    """The layouts of the network that has these tensors: PP-HGNet's stem is a row of convolutions."""
-    return PP_HGNET_LAYOUTS if any(map(_PP_HGNET_STEM.search, names)) else LAYOUTS
+    """The layouts of the network that has these tensors."""
+    return LAYOUTS if recognise_layout(names, layouts=PP_HGNET_LAYOUTS) is None else PP_HGNET_LAYOUTS
 
 
 def recognise_layout(names, wanted=None, layouts=LAYOUTS):

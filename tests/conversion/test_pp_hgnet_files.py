@@ -13,7 +13,7 @@ from hgnetv2_hf import ConversionError, convert_checkpoint, export_weights
 from hgnetv2_hf.cli import main
 from hgnetv2_hf.conversion.assumptions import assume
 from hgnetv2_hf.conversion.export import _differences
-from hgnetv2_hf.conversion.layouts import LAYOUTS, PP_HGNET_LAYOUTS, is_head, rename_back
+from hgnetv2_hf.conversion.layouts import LAYOUTS, PP_HGNET_LAYOUTS, is_counter, is_head, rename_back
 from hgnetv2_hf.conversion.paddle_file import write_paddle_file
 from hgnetv2_hf.conversion.source import Source
 from hgnetv2_hf.conversion.weight_file import read_weights
@@ -63,13 +63,14 @@ def test_a_file_of_pp_hgnet_is_recognised_and_goes_back_bit_for_bit(tiny, tmp_pa
         assert set(again) == set(source) and all(torch.equal(again[name], source[name]) for name in source)
 
 
-def test_names_are_those_of_the_golden_of_paddleclas(converted_golden, tmp_path):
-    folder = converted_golden("paddleclas_hgnet_tiny")
-    assert "Variant `tiny`, 14.74 M parameters" in (folder / "README.md").read_text()
-    export_weights(folder, tmp_path / "tiny.pdparams", "paddleclas")
-    expected = json.loads((GOLDENS / "paddleclas_hgnet_tiny.json").read_text())
-    tensors, _ = read_weights(tmp_path / "tiny.pdparams")
-    assert {name: list(tensor.shape) for name, tensor in tensors.items()} == expected["tensors"]
+@pytest.mark.parametrize("variant", ["tiny", "base"])
+def test_names_and_shapes_are_those_of_paddleclas(variant):
+    expected = json.loads((GOLDENS / f"paddleclas_hgnet_{variant}.json").read_text())["tensors"]
+    with torch.device("meta"):
+        model = hgnetv2_hf.PPHGNetForImageClassification(hgnetv2_hf.PPHGNetConfig.from_variant(variant))
+        kept = {name: tensor for name, tensor in model.state_dict().items() if not is_counter(name)}
+        tensors = rename_back({**kept}, PP_HGNET_LAYOUTS["paddleclas"])
+    assert {name: list(tensor.shape) for name, tensor in tensors.items()} == expected
 
 
 @pytest.mark.parametrize("layout", ["paddleclas", "timm", "transformers"])
@@ -104,6 +105,7 @@ def test_timms_own_pp_hgnet_converts_exactly(timm, tmp_path, variant):
         assert relative_difference(ours(pixel_values).logits, original.double()(pixel_values)) < 1e-9
 
 
+@pytest.mark.slow
 def test_a_folder_of_timms_pp_hgnet_brings_its_preprocessing(timm, tmp_path):
     torch.manual_seed(0)
     original = randomize(timm.create_model("hgnet_tiny", num_classes=3).eval())
@@ -197,6 +199,16 @@ def test_both_networks_in_one_file_are_refused(tiny, tmp_path):
     save_file({name: tensor.contiguous() for name, tensor in both.items()}, tmp_path / "both.safetensors")
     with pytest.raises(ConversionError, match="what this network does not have"):
         convert_checkpoint(tmp_path / "both.safetensors", tmp_path / "out")
+
+
+def test_a_stray_name_of_the_other_network_changes_nothing(tmp_path):
+    """A file is PP-HGNet's only with its signature, at its place."""
+    config = hgnetv2_hf.PPHGNetV2Config(**TINY_FIELDS, class_expand=24)
+    tensors = rename_back(hgnetv2_hf.PPHGNetV2ForImageClassification(config).state_dict(), LAYOUTS["timm"])
+    for stray in ("neck.stem.0.conv.weight", "stem.stem.7.conv.weight"):
+        save_file({**{n: t.contiguous() for n, t in tensors.items()}, stray: torch.ones(1)}, tmp_path / "stray")
+        with pytest.raises(ConversionError, match=f"what this network does not have: .*{stray.split('.')[0][:2]}"):
+            convert_checkpoint(tmp_path / "stray", tmp_path / "out", layout="timm")
 
 
 def test_an_export_says_what_paddleclas_computes_otherwise(tmp_path):

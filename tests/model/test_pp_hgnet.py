@@ -80,7 +80,8 @@ def test_a_saved_configuration_holds_its_own_fields_and_comes_back(tmp_path):
     assert content["model_type"] == "pp_hgnet" and content["dropout_prob"] == 0.2
     assert not {"stem_strides", "hidden_sizes", "stage_light_block", "pool_padding"} & set(content)
     again = transformers.AutoConfig.from_pretrained(tmp_path)
-    assert type(again) is hgnetv2_hf.PPHGNetConfig and again.to_dict() == config.to_dict()
+    assert type(again) is hgnetv2_hf.PPHGNetConfig
+    assert {**again.to_dict(), "_name_or_path": ""} == {**config.to_dict(), "_name_or_path": ""}
     assert again.out_indices == [0, 3] and "auto_map" not in again.to_dict()
 
 
@@ -131,8 +132,6 @@ def test_a_detector_takes_it_as_its_backbone_saves_and_loads_it(tmp_path):
     with torch.inference_mode():
         logits = model(pixel_values).logits
         assert relative_difference(again(pixel_values).logits, logits) < 1e-6
-        optimized = hgnetv2_hf.optimize_for_inference(model)
-        assert relative_difference(optimized(pixel_values).logits, logits) < 1e-3  # queries may change their order
     loaded = hgnetv2_hf.load_backbone_into(small_detector(), _classifier(tmp_path / "classifier"))
     assert loaded.place == "model.backbone.model" and loaded.notes == []
 

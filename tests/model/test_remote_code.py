@@ -95,7 +95,6 @@ assert "hgnetv2_hf" not in [name for name, module in sys.modules.items() if modu
 """
 
 
-@pytest.mark.parametrize("model_type", ["pp_hgnet_v2", "pp_hgnet"], indirect=True)
 def test_loads_without_the_package_and_computes_the_same(folder, tmp_path, without_package, model_type):
     from PIL import Image
 
