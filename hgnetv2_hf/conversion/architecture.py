@@ -35,8 +35,8 @@ def recognise_architecture(tensors):
 
 
 def is_pp_hgnet(fields):
-    """Whether these fields are those of PP-HGNet, which has neither LAB nor light blocks."""
-    return "stage_light_block" not in fields
+    """Whether these fields are those of PP-HGNet, which has no LAB."""
+    return "use_learnable_affine_block" not in fields
 
 
 def _trunk(shape):
