@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .inference.runtime import load_exported
     from .model.configuration_deim import DEIMConfig, DEIMv2Config
     from .model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+    from .model.configuration_pp_hgnet import PPHGNetConfig
     from .model.image_processing_hgnetv2 import HGNetV2ImageProcessor, HGNetV2ImageProcessorFast
     from .model.modeling_deim import DEIMForObjectDetection, DEIMModel
     from .model.modeling_deimv2 import DEIMv2ForObjectDetection, DEIMv2Model
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         PPHGNetV2ForImageClassification,
         PPHGNetV2Model,
     )
+    from .model.modeling_pp_hgnet import PPHGNetBackbone, PPHGNetForImageClassification, PPHGNetModel
     from .training.stochastic_depth import set_drop_path_rate
 
 
@@ -38,6 +40,8 @@ __version__ = "0.1.0"
 # who use them shall pay.
 _MODULE_OF = {
     **dict.fromkeys(("HGNetV2Config", "PPHGNetV2Config"), "model.configuration_hgnetv2"),
+    "PPHGNetConfig": "model.configuration_pp_hgnet",
+    **dict.fromkeys(("PPHGNetBackbone", "PPHGNetForImageClassification", "PPHGNetModel"), "model.modeling_pp_hgnet"),
     **dict.fromkeys(("DEIMConfig", "DEIMv2Config"), "model.configuration_deim"),
     **dict.fromkeys(("DEIMForObjectDetection", "DEIMModel"), "model.modeling_deim"),
     **dict.fromkeys(("DEIMv2ForObjectDetection", "DEIMv2Model"), "model.modeling_deimv2"),
@@ -72,6 +76,10 @@ __all__ = [
     "HGNetV2Model",
     "HGNetV2PreTrainedModel",
     "LoadedBackbone",
+    "PPHGNetBackbone",
+    "PPHGNetConfig",
+    "PPHGNetForImageClassification",
+    "PPHGNetModel",
     "PPHGNetV2Backbone",
     "PPHGNetV2Config",
     "PPHGNetV2ForImageClassification",

@@ -9,7 +9,9 @@ from transformers import AutoConfig, AutoImageProcessor
 
 from .errors import HGNetV2Error
 from .model import modeling_hgnetv2 as modeling
+from .model import modeling_pp_hgnet
 from .model.image_processing_hgnetv2 import HGNetV2ImageProcessor
+from .model.variants import full_name
 from .structure import is_network
 from .wording import counted
 
@@ -23,13 +25,14 @@ def load_backbone(
     `AutoBackbone.from_pretrained` does the same on Transformers 4.56 but fails on local folders in 5.23.
 
     Args:
-        name_or_folder (`str` or `os.PathLike`): a folder or a repository of type `hgnet_v2` or `pp_hgnet_v2`.
+        name_or_folder (`str` or `os.PathLike`): a folder or a repository of type `hgnet_v2`, `pp_hgnet_v2` or
+            `pp_hgnet`.
         out_features (`list[str]`, *optional*): maps to return, of `"stem"`, `"stage1"`, …; by default what the
             configuration says, the last stage unless it was set.
         kwargs: passed on to `from_pretrained` (`dtype`, `device_map`, `revision`, …).
 
     Returns:
-        `HGNetV2Backbone` or `PPHGNetV2Backbone`; `backbone.channels` holds the width of each map.
+        `HGNetV2Backbone`, `PPHGNetV2Backbone` or `PPHGNetBackbone`; `backbone.channels` holds the width of each map.
 
     Raises:
         `ValueError`: the folder holds another model, or a stage does not exist.
@@ -47,10 +50,14 @@ def load_backbone(
     config = AutoConfig.from_pretrained(
         name_or_folder, **{key: value for key, value in kwargs.items() if key in hub_options}
     )
-    classes = {"hgnet_v2": modeling.HGNetV2Backbone, "pp_hgnet_v2": modeling.PPHGNetV2Backbone}
+    classes = {
+        "hgnet_v2": modeling.HGNetV2Backbone,
+        "pp_hgnet_v2": modeling.PPHGNetV2Backbone,
+        "pp_hgnet": modeling_pp_hgnet.PPHGNetBackbone,
+    }
     if config.model_type not in classes:
         raise ValueError(
-            f"{name_or_folder} holds a {config.model_type} model, not an HGNetV2 (hgnet_v2 or pp_hgnet_v2)."
+            f"{name_or_folder} holds a {config.model_type} model, not an HGNetV2 or PP-HGNet ({', '.join(classes)})."
         )
     if out_features is not None:
         config.out_features = list(out_features)
@@ -100,7 +107,7 @@ class LoadedBackbone:
     notes: list[str]
 
     def __str__(self):
-        name = f"PP-HGNetV2-{self.variant.upper()}" if self.variant else "an HGNetV2 with its own widths"
+        name = full_name(self.variant) if self.variant else "an HGNetV2 with its own widths"
         lines = [
             f"{self.source}: {name} put into {self.place}: {counted(self.num_tensors, 'tensor')}, "
             f"{self.num_parameters / 1e6:.2f} M parameters; everything else keeps its values"
@@ -190,7 +197,7 @@ def read_backbone(source):
 
 def _differences(loaded, target):
     notes = []
-    padding = loaded.embedder.pool_padding
+    padding = getattr(loaded.embedder, "pool_padding", 0.0)
     if loaded.config.use_learnable_affine_block and padding != getattr(target.embedder, "pool_padding", 0.0):
         notes.append(
             "the model pads the stem's max-pool in another way than the weights' own program: with LAB, maps differ "

@@ -9,8 +9,9 @@ def contains_hgnetv2(model):
 
 
 def is_network(module):
-    """Whether a module is HGNetV2 itself, with or without a head: a stem and stages."""
-    return hasattr(module, "embedder") and hasattr(module.embedder, "stem2a") and hasattr(module, "encoder")
+    """Whether a module is HGNetV2 or PP-HGNet itself, with or without a head: a stem and stages."""
+    stem = getattr(module, "embedder", None)
+    return (hasattr(stem, "stem2a") or hasattr(stem, "stem")) and hasattr(getattr(module, "encoder", None), "stages")
 
 
 def layer_parts(layer):

@@ -25,6 +25,8 @@ sys.path[:0] = [str(PROGRAMS), str(GOLDENS.parent)]
 GOLDEN_FILES = {
     "paddleclas_b0": ".pdparams",
     "paddleclas_b4": ".pdparams",
+    "paddleclas_hgnet_tiny": ".pdparams",
+    "paddleclas_hgnet_base": ".pdparams",
     "paddledet_rtdetr_hgnetv2_l": ".pdparams",
     "dfine_n": ".pth",
     "dfine_l": ".pth",
@@ -209,6 +211,21 @@ TINY_FIELDS = {
     "stage_numb_of_layers": [2, 2, 2, 2],
     "hidden_sizes": [16, 24, 32, 40],
     "use_learnable_affine_block": True,
+}
+
+
+# The same of PP-HGNet.
+TINY_PP_HGNET_FIELDS = {
+    name: TINY_FIELDS[name]
+    for name in (
+        "stem_channels",
+        "stage_in_channels",
+        "stage_mid_channels",
+        "stage_out_channels",
+        "stage_num_blocks",
+        "stage_downsample",
+        "stage_numb_of_layers",
+    )
 }
 
 

@@ -6,6 +6,7 @@ from hgnetv2_hf import (
     HGNetV2Backbone,
     HGNetV2Config,
     HGNetV2ImageProcessor,
+    PPHGNetConfig,
     PPHGNetV2Config,
     PPHGNetV2ForImageClassification,
     convert_checkpoint,
@@ -27,6 +28,8 @@ reveal_type(export_weights("b4", "b4.pdparams"))  # ExportReport
 reveal_type(load_backbone("b4", out_features=["stage3", "stage4"]))  # HGNetV2Backbone
 reveal_type(HGNetV2Config.from_variant("b0"))  # HGNetV2Config
 reveal_type(PPHGNetV2Config.from_variant("b0", num_labels=10))  # PPHGNetV2Config
+
+reveal_type(PPHGNetConfig.from_variant("tiny"))  # PPHGNetConfig
 
 backbone = HGNetV2Backbone(HGNetV2Config.from_variant("b0"))
 model = PPHGNetV2ForImageClassification(PPHGNetV2Config.from_variant("b0"))

@@ -15,7 +15,7 @@ import sys
 import threading
 import warnings
 
-from ..model.variants import canonical_name
+from ..model.variants import ALL_VARIANTS, canonical_name
 
 
 _PACKAGE = __package__.partition(".")[0]
@@ -60,7 +60,7 @@ def add_source_arguments(parser):
 def variant(text):
     """The type of a variant's name, aliases included."""
     try:
-        return canonical_name(text)
+        return canonical_name(text, ALL_VARIANTS)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -1,6 +1,6 @@
 """``hgnetv2-hf convert SOURCE OUT_DIR``: a folder that Transformers loads."""
 
-from ..model.variants import ALIASES, VARIANTS
+from ..model.variants import ALIASES, ALL_VARIANTS
 from ._framework import add_command, positive_integer, probability, variant
 
 
@@ -15,7 +15,7 @@ def add(commands):
         help="a weight file, a folder of timm or Transformers, or a published name (see `hgnetv2-hf list`)",
     )
     parser.add_argument("output_dir", metavar="OUT_DIR", help="the folder to write")
-    names = ", ".join([*VARIANTS, *ALIASES])
+    names = ", ".join([*ALL_VARIANTS, *ALIASES])
     parser.add_argument("--variant", type=variant, metavar="NAME", help=f"insist on a variant: {names}")
     parser.add_argument("--layout", choices=LAYOUT_NAMES, help="insist on a layout (default: recognised)")
     parser.add_argument(
@@ -31,7 +31,7 @@ def add(commands):
         "--resize-short",
         type=positive_integer,
         metavar="PIXELS",
-        help="short side before the crop (default: 236 for _ssld files of PaddleClas, else 232)",
+        help="short side before the crop (default: 236 for PaddleClas's _ssld files, small and base; else 232)",
     )
     parser.add_argument("--crop-size", type=positive_integer, metavar="PIXELS", help="side of the crop (default: 224)")
     parser.add_argument(
@@ -43,7 +43,9 @@ def add(commands):
     parser.add_argument(
         "--num-queries", type=positive_integer, metavar="N", help="of a detector (default: what its authors publish)"
     )
-    parser.add_argument("--dropout", type=probability, metavar="P", help="PaddleClas's dropout_prob (default: 0)")
+    parser.add_argument(
+        "--dropout", type=probability, metavar="P", help="PaddleClas's dropout_prob (default: 0; 0.2 for base)"
+    )
     parser.add_argument(
         "--verify",
         action="store_true",

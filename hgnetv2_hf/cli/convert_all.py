@@ -17,7 +17,7 @@ def convert_all(
     output_dir, push_to_hub=None, private=False, create_pr=False, overwrite=False, verify=False, show=print
 ):
     """
-    Converts PaddleClas's fourteen classifiers into one folder each, and uploads them if asked to.
+    Converts PaddleClas's published classifiers into one folder each, and uploads them if asked to.
 
     A folder that is there already is kept and, if asked to, uploaded; one checkpoint that fails does not stop the
     others.

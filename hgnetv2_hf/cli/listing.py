@@ -3,15 +3,15 @@
 from typing import NamedTuple
 
 from ..hub.published import ASSETS, PUBLISHED, Published
-from ..model.variants import ALIASES, VARIANTS, canonical_name
+from ..model.variants import ALIASES, ALL_VARIANTS, VARIANTS, canonical_name
 from ._framework import add_command, fail
 
 
 _NOTES = """
-top-1, top-5: per cent on ImageNet-1k as PaddleClas publishes them for these weights, at its own
-preprocessing (236); timm's files hold the same weights. AP: on COCO val2017, as the detector's
-authors publish it; *: at an IoU of 0.5 on PaddleX's own images. size: of the tensors, 4 bytes each.
-A dash: not published, or a backbone alone.
+top-1, top-5: per cent on ImageNet-1k as PaddleClas publishes them for these weights (b0 to b6 at
+its own preprocessing, 236); timm's files hold the same weights. AP: on COCO val2017, as the
+detector's authors publish it; *: at an IoU of 0.5 on PaddleX's own images. size: of the tensors,
+4 bytes each. A dash: not published, not known for timm's own computation, or a backbone alone.
 """
 
 
@@ -44,15 +44,16 @@ def listing(word=None, short=False):
         `LookupError`: nothing matches.
     """
     rows = {name: row for name, row in PUBLISHED.items() if word is None or _matches(word, name, row)}
-    variants = {name for name in VARIANTS if word is None or _variant(word) == name}
+    variants = {name for name in ALL_VARIANTS if word is None or _variant(word) == name}
     variants |= {row.variant for row in rows.values()}
     if not variants:
         layouts = ", ".join(dict.fromkeys(row.layout for row in PUBLISHED.values()))
+        known = ", ".join([*ALL_VARIANTS, *ALIASES])
         raise LookupError(
-            f"Nothing published matches {word!r}; expected a variant ({', '.join([*VARIANTS, *ALIASES])}), a layout "
-            f"({layouts}) or a part of a name."
+            f"Nothing published matches {word!r}; expected a variant ({known}), a layout ({layouts}) or a part of a "
+            "name."
         )
-    sections = [_variants_table([name for name in VARIANTS if name in variants])]
+    sections = [_variants_table([name for name in ALL_VARIANTS if name in variants])]
     if rows:
         sections.append(_published_table(rows, short) + [*_NOTES.rstrip().splitlines()])
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
@@ -67,7 +68,7 @@ def _matches(word, name, row):
 
 def _variant(word):
     try:
-        return canonical_name(word)
+        return canonical_name(word, ALL_VARIANTS)
     except ValueError:
         return None
 
@@ -79,9 +80,10 @@ def _variants_table(names):
     lines = ["variant  also  parameters  LAB  stages"]
     for name in names:
         count = f"{parameter_count(name) / 1e6:.2f} M"
-        lab = "yes" if VARIANTS[name].use_learnable_affine_block else "no"
-        lines.append(f"{name:<9}{also.get(name, ''):<6}{count:>10}  {lab:<5}{len(VARIANTS[name].stages)}")
-    return [*lines, "", "parameters: with PaddleClas's 1000-class head; of the backbone where there are three stages"]
+        lab = "yes" if name in VARIANTS and VARIANTS[name].use_learnable_affine_block else "no"
+        lines.append(f"{name:<9}{also.get(name, ''):<6}{count:>10}  {lab:<5}{len(ALL_VARIANTS[name].stages)}")
+    lines += ["", "parameters: with PaddleClas's 1000-class head; of the backbone where there are three stages"]
+    return lines if set(names) <= set(VARIANTS) else [*lines, "tiny, small, base: PP-HGNet; the others: PP-HGNetV2"]
 
 
 def _published_table(rows, short):
@@ -117,7 +119,7 @@ def file_size(row):
 
 def parameter_count(variant):
     """Parameters of the classifier with 1000 classes, or of the backbone where there is no classifier."""
-    return _network(variant, classifier=len(VARIANTS[variant].stages) == 4).learned
+    return _network(variant, classifier=len(ALL_VARIANTS[variant].stages) == 4).learned
 
 
 class _Count(NamedTuple):
@@ -134,11 +136,11 @@ def _conv(in_channels, out_channels, kernel_size, lab=False, groups=1):
 
 
 def _network(name, classifier):
-    variant = VARIANTS[name]
-    lab = variant.use_learnable_affine_block
-    parts = [*_stem(*variant.stem_channels, lab)]
+    variant = ALL_VARIANTS[name]
+    lab = False if name not in VARIANTS else variant.use_learnable_affine_block
+    parts = [*_stem(*variant.stem_channels, lab)] if name in VARIANTS else [*_pp_hgnet_stem(variant.stem_channels)]
     for stage in variant.stages:
-        parts += _stage(stage, lab)
+        parts += _stage(stage, lab) if name in VARIANTS else _pp_hgnet_stage(stage)
     if classifier:
         width, expanded, classes = variant.stages[-1].out_channels, 2048, 1000
         parts.append(_Count(width * expanded + 2 * lab + expanded * classes + classes, 0))
@@ -151,6 +153,23 @@ def _stem(channels, mid, out, lab):
     yield _conv(mid // 2, mid, 2, lab)
     yield _conv(2 * mid, mid, 3, lab)
     yield _conv(mid, out, 1, lab)
+
+
+def _pp_hgnet_stem(widths):
+    for before, after in zip(widths, widths[1:]):
+        yield _conv(before, after, 3)
+
+
+def _pp_hgnet_stage(stage):
+    width, mid, out = stage.in_channels, stage.mid_channels, stage.out_channels
+    if stage.downsample:
+        yield _conv(width, width, 3, groups=width)
+    for _ in range(stage.num_blocks):
+        for before in [width] + [mid] * (stage.num_layers - 1):
+            yield _conv(before, mid, 3)
+        yield _conv(width + stage.num_layers * mid, out, 1)
+        yield _Count(out * out + out, 0)  # the attention
+        width = out
 
 
 def _stage(stage, lab):

@@ -3,7 +3,14 @@
 import re
 
 from ..errors import ConversionError
-from ..model.variants import STAGE_FIELDS, VARIANTS, Stage, architecture_fields
+from ..model.variants import (
+    ALL_VARIANTS,
+    PP_HGNET_STAGE_FIELDS,
+    STAGE_FIELDS,
+    PPHGNetStage,
+    Stage,
+    architecture_fields,
+)
 
 
 def recognise_architecture(tensors):
@@ -18,18 +25,7 @@ def recognise_architecture(tensors):
         `ConversionError`: a tensor that shows a width is missing or has the wrong number of dimensions.
     """
     shape = Shapes(tensors)
-    stages = [_stage(shape, index) for index in range(shape.count("encoder.stages"))]
-    if not stages:
-        raise ConversionError("The file holds no stages of an HGNetV2 (no tensor stages.0.…).")
-    if sum(stage.num_blocks * (stage.num_layers + 2) for stage in stages) > len(tensors):
-        raise ConversionError("Tensors are missing: the first blocks have more layers than the file has tensors for.")
-    stem_channels = [shape.width_in("embedder.stem1"), shape.width("embedder.stem1"), shape.width("embedder.stem4")]
-    fields = {
-        "num_channels": stem_channels[0],
-        "stem_channels": stem_channels,
-        "use_learnable_affine_block": any(name.endswith(".lab.scale") for name in tensors),
-        **{field: list(column) for field, column in zip(STAGE_FIELDS, zip(*stages))},
-    }
+    fields = _pp_hgnet_trunk(shape) if "embedder.stem.0.convolution.weight" in tensors else _trunk(shape)
     if "fc.weight" in tensors:
         fields["num_labels"] = shape.of("fc.weight", 2)[0]
         fields["use_last_conv"] = "last_conv.weight" in tensors
@@ -38,12 +34,58 @@ def recognise_architecture(tensors):
     return fields
 
 
+def is_pp_hgnet(fields):
+    """Whether these fields are those of PP-HGNet, which has no LAB."""
+    return "use_learnable_affine_block" not in fields
+
+
+def _trunk(shape):
+    stages = _stages(shape, _stage)
+    stem_channels = [shape.width_in("embedder.stem1"), shape.width("embedder.stem1"), shape.width("embedder.stem4")]
+    return {
+        "num_channels": stem_channels[0],
+        "stem_channels": stem_channels,
+        "use_learnable_affine_block": any(name.endswith(".lab.scale") for name in shape.tensors),
+        **{field: list(column) for field, column in zip(STAGE_FIELDS, zip(*stages))},
+    }
+
+
+def _pp_hgnet_trunk(shape):
+    stages = _stages(shape, _pp_hgnet_stage)
+    layers = [f"embedder.stem.{index}" for index in range(shape.count("embedder.stem"))]
+    stem_channels = [shape.width_in(layers[0]), *map(shape.width, layers)]
+    return {
+        "num_channels": stem_channels[0],
+        "stem_channels": stem_channels,
+        **{field: list(column) for field, column in zip(PP_HGNET_STAGE_FIELDS, zip(*stages))},
+    }
+
+
+def _stages(shape, stage):
+    stages = [stage(shape, index) for index in range(shape.count("encoder.stages"))]
+    if not stages:
+        raise ConversionError("The file holds no stages of an HGNetV2 (no tensor stages.0.…).")
+    if sum(stage.num_blocks * (stage.num_layers + 2) for stage in stages) > len(shape.tensors):
+        raise ConversionError("Tensors are missing: the first blocks have more layers than the file has tensors for.")
+    return stages
+
+
 def name_variant(fields):
     """The published variant with these widths and depths, or ``None``."""
-    for name in VARIANTS:
-        expected = architecture_fields(name)
-        if all(fields[field] == value for field, value in expected.items()):
+    for name in ALL_VARIANTS:
+        if all(fields.get(field) == value for field, value in architecture_fields(name).items()):
             return name
+    return None
+
+
+def missing_in_paddleclas(config):
+    """Why PaddleClas's classes cannot build a network of this configuration, in words; ``None`` where they can."""
+    if config.hidden_act != "relu" or not config.has_default_strides():
+        return "these strides or this activation"
+    if config.model_type == "pp_hgnet" and config.num_channels != 3:
+        return f"images of {config.num_channels} channels"
+    if config.model_type == "pp_hgnet" and len(set(config.stage_numb_of_layers)) > 1:
+        return "stages with different numbers of layers"
     return None
 
 
@@ -63,6 +105,19 @@ def _stage(shape, index):
         light_block=light,
         kernel_size=shape.of(f"{kernel}.convolution.weight", 4)[-1],
         num_layers=num_layers,
+    )
+
+
+def _pp_hgnet_stage(shape, index):
+    stage = f"encoder.stages.{index}"
+    block = f"{stage}.blocks.0"
+    return PPHGNetStage(
+        in_channels=shape.width_in(f"{block}.layers.0"),
+        mid_channels=shape.width(f"{block}.layers.0"),
+        out_channels=shape.width(f"{block}.aggregation.0"),
+        num_blocks=shape.count(f"{stage}.blocks"),
+        downsample=f"{stage}.downsample.convolution.weight" in shape.tensors,
+        num_layers=shape.count(f"{block}.layers"),
     )
 
 

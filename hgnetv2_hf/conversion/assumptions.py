@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 
 from ..errors import ConversionError
-from ..hub.published import ASSETS
+from ..hub.published import ASSETS, PP_HGNET_RESIZE_SHORT
+from ..model.configuration_hgnetv2 import PADDLE_EPSILON
 from ..model.image_processing_hgnetv2 import IMAGENET_MEAN, IMAGENET_STD
-from ..model.variants import DOWNSAMPLE_STRIDE, STEM_STRIDES
+from ..model.variants import DOWNSAMPLE_STRIDE, PP_HGNET_VARIANTS, STEM_STRIDES
 from ..wording import counted
+from .architecture import is_pp_hgnet, name_variant
 from .timm_folder import REASON
 
 
 _EVERYWHERE = "every published HGNetV2"
+_EVERY_PP_HGNET = "every published PP-HGNet"
 _CLASSIFIERS = "every published ImageNet classifier"
 
 
@@ -37,12 +40,17 @@ def assume(source, layout, task, fields, options):
             "PaddleClas drops out only behind its last convolution, which this network does not have."
         )
     defaults = assume_trunk(fields)
-    if fields["use_learnable_affine_block"] or has_dropout or options["pool_padding"]:
+    if is_pp_hgnet(fields):
+        if options["pool_padding"]:
+            raise ConversionError(
+                "The option pool_padding is about PP-HGNetV2; PP-HGNet pads its max-pool in one way."
+            )
+    elif fields["use_learnable_affine_block"] or has_dropout or options["pool_padding"]:
         defaults["pool_padding"] = (layout.pool_padding, _why_padding(layout))
     if has_dropout:
-        defaults["dropout_prob"] = (0.0, "published weights have none")
+        defaults["dropout_prob"] = _dropout(layout, name_variant(fields))
     if task == "classification":
-        defaults.update(_preprocessing(source))
+        defaults.update(_preprocessing(source, layout, name_variant(fields)))
     assumed = {}
     if "problem_type" in source.declared:
         assumed["problem_type"] = source.declared["problem_type"]
@@ -61,6 +69,14 @@ def assume(source, layout, task, fields, options):
 
 def assume_trunk(fields):
     """What no tensor of any network shows: activation and strides; arguments and result as in [`assume`]."""
+    if is_pp_hgnet(fields):
+        convolutions = len(fields["stem_channels"]) - 1
+        return {
+            "hidden_act": ("relu", _EVERY_PP_HGNET),
+            "stem_strides": ([2] + [1] * (convolutions - 1) + [2], f"{_EVERY_PP_HGNET}; the last is the pool's"),
+            "stage_downsample_strides": ([DOWNSAMPLE_STRIDE] * len(fields["stage_in_channels"]), _EVERY_PP_HGNET),
+            "batch_norm_eps": (PADDLE_EPSILON, "1e-5 as Paddle keeps it, where every published PP-HGNet was trained"),
+        }
     return {
         "hidden_act": ("relu", _EVERYWHERE),
         "stem_strides": (list(STEM_STRIDES), _EVERYWHERE),
@@ -96,13 +112,25 @@ def _why_padding(layout):
     return f"as in {layout.title}"
 
 
-def _preprocessing(source):
+def _dropout(layout, variant):
+    """PaddleClas's dropout multiplies in evaluation, timm's does nothing there."""
+    own = PP_HGNET_VARIANTS[variant].dropout_prob if variant in PP_HGNET_VARIANTS else 0.0
+    if own and layout.title == "timm":
+        return 0.0, f"as timm computes it; PaddleClas's PPHGNet_{variant} has {own}"
+    return (own, f"as PaddleClas's PPHGNet_{variant} sets it") if own else (0.0, "published weights have none")
+
+
+def _preprocessing(source, layout, variant):
     if source.row is not None and source.row.resize_short:
         published = f"published with {source.name}"
         short, crop = (source.row.resize_short, published), (source.row.crop_size, published)
     else:
         crop = (224, _CLASSIFIERS)
-        if "_ssld" in Path(source.path).name:
+        if variant in PP_HGNET_RESIZE_SHORT and layout.title == "timm":
+            short = (232, "timm's crop_pct of 0.965")
+        elif variant in PP_HGNET_RESIZE_SHORT:
+            short = (PP_HGNET_RESIZE_SHORT[variant], f"PaddleClas's training configuration of {variant}")
+        elif "_ssld" in Path(source.path).name:
             short = (236, "PaddleClas's SSLD configurations")
         else:
             short = (232, "PaddleClas's training configurations")

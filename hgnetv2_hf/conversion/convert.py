@@ -12,13 +12,22 @@ from safetensors import SafetensorError
 from ..errors import ConversionError, raised_as
 from ..files.atomic import atomic_folder, claim
 from ..model.heads import write_both_names
-from ..model.variants import canonical_name
+from ..model.variants import ALL_VARIANTS, canonical_name
 from ..wording import counted
 from .architecture import name_variant, recognise_architecture
 from .assumptions import assume
 from .detectors import DETECTORS, recognise_detector
 from .families import FAMILY_NAMES, check_family
-from .layouts import LAYOUTS, is_head, recognise_layout, rename, rename_back, split_detector
+from .layouts import (
+    LAYOUTS,
+    is_head,
+    layouts_of,
+    recognise_layout,
+    recognise_layouts,
+    rename,
+    rename_back,
+    split_detector,
+)
 from .model_card import model_card
 from .network import build_image_processor, build_network, choose_model_type, some
 from .paddle_inference import read_inference_model
@@ -63,7 +72,8 @@ def convert_checkpoint(
             DEIM, RT-DETRv4, DEIMv2 or RT-DETRv2 (PyTorch or safetensors), or of Transformers; a folder of timm or
             Transformers; or a published name (`PPHGNetV2_B4_ssld_stage2`; `hgnetv2-hf list`), which is downloaded.
         output_dir (`str` or `os.PathLike`): the folder to write.
-        variant (`str`, *optional*): insist on a variant (`"b0"` … `"b6"`, …); recognised from the tensors without it.
+        variant (`str`, *optional*): insist on a variant (`"b0"` … `"b6"`, `"tiny"`, …); recognised from the tensors
+            without it.
         layout (`str`, *optional*): insist on a layout (`"paddleclas"`, `"paddledetection"`, `"timm"`, `"dfine"`,
             `"rtdetrv2"`, `"transformers"`); recognised from the names without it.
         task (`str`, *optional*): `"classification"`, `"detection"` or `"backbone"` (also of a detector); by default
@@ -74,10 +84,11 @@ def convert_checkpoint(
             where it is installed (see `verification.py`).
         overwrite (`bool`, defaults to `False`): replace an existing model folder, atomically.
         resize_short, crop_size (`int`, *optional*): preprocessing in pixels; by default that of the published file
-            with this name, else 232 (236 for `_ssld` files) and 224.
+            with this name, else 232 (236 for `_ssld` files and PP-HGNet's `small` and `base`) and 224.
         pool_padding (`"same"` or `"zero"`, *optional*): what pads the stem's max-pool (see `PPHGNetV2Config`); by
             default `"same"` for PaddleClas, PaddleDetection and timm, `"zero"` for the others.
-        dropout (`float`, *optional*): PaddleClas's `dropout_prob`, which no tensor shows; 0 by default.
+        dropout (`float`, *optional*): PaddleClas's `dropout_prob`, which no tensor shows; 0 by default, and 0.2 for
+            PaddleClas's PP-HGNet `base`.
         num_queries (`int`, *optional*): of a detector; by default what its authors publish.
         push_to_hub (`str`, *optional*): the repository that the folder is then uploaded to, `"user/name"`.
         private, create_pr (`bool`, defaults to `False`): create it private; open a pull request.
@@ -100,7 +111,7 @@ def convert_checkpoint(
         >>> transformers.AutoModelForImageClassification.from_pretrained("digits").num_labels
         10
     """
-    variant = canonical_name(variant) if variant is not None else None
+    variant = canonical_name(variant, ALL_VARIANTS) if variant is not None else None
     _check_choice("layout", layout, tuple(LAYOUTS))
     _check_choice("task", task, TASKS)
     _check_choice("family", family, FAMILY_NAMES)
@@ -214,15 +225,16 @@ def _build_detector(source, key, content, layout, options, detector_options):
 
 
 def _build_network(source, content, layout, task, options):
-    layout = _recognise_layout(source, layout, content)
-    original, others = split_detector(content, LAYOUTS[layout])
+    layouts = recognise_layouts(content)
+    layout = _recognise_layout(source, layout, content, layouts)
+    original, others = split_detector(content, layouts[layout])
     _check_detector(source, others, task)
-    tensors = rename(original, LAYOUTS[layout])
+    tensors = rename(original, layouts[layout])
     fields = recognise_architecture(tensors)
     task = _recognise_task(source, task, fields)
     if source.timm is not None:
         check_timm_model(source.timm, fields, task)
-    assumed = assume(source, LAYOUTS[layout], task, fields, options)
+    assumed = assume(source, layouts[layout], task, fields, options)
     left_out = _left_out(tensors, others, task)
     if task == "backbone":
         tensors = {name: tensor for name, tensor in tensors.items() if not is_head(name)}
@@ -234,10 +246,10 @@ def _build_network(source, content, layout, task, options):
     return Checkpoint(report, model, original, processor, source.timm)
 
 
-def _recognise_layout(source, wanted, tensors):
-    found = recognise_layout(tensors, wanted)
+def _recognise_layout(source, wanted, tensors, layouts):
+    found = recognise_layout(tensors, wanted, layouts)
     if wanted is None and source.row is not None:  # PaddleDetection's backbone files have PaddleClas's names
-        found = recognise_layout(tensors, source.row.layout) or found
+        found = recognise_layout(tensors, source.row.layout, layouts) or found
     if found is None:
         titles = [LAYOUTS[wanted].title] if wanted else [layout.title for layout in LAYOUTS.values()]
         raise ConversionError(
@@ -360,7 +372,7 @@ def verify_folder(checkpoint, folder):
             "the detector's own program was not run (none can be installed); comparisons are of its backbone alone"
         )
         return Verified(checks, parity, [not_run, *notes])
-    back = rename_back(tensors, LAYOUTS[report.layout])
+    back = rename_back(tensors, layouts_of(model.config.model_type)[report.layout])
     if all(name in checkpoint.original and _equal(back[name], checkpoint.original[name]) for name in back):
         checks.append(f"renamed back, {counted(len(back), 'tensor')} of the folder are the source's bit for bit")
     return Verified(

@@ -12,10 +12,12 @@ from safetensors.torch import save_file
 from ..errors import ConversionError, raised_as
 from ..files.atomic import atomic_file
 from ..model.configuration_hgnetv2 import HGNetV2Config
+from ..model.variants import PP_HGNET_VARIANTS
 from ..wording import counted
+from .architecture import missing_in_paddleclas, name_variant
 from .convert import read_checkpoint
 from .export_detector import DETECTOR_LAYOUTS, detector_tensors, is_detector
-from .layouts import LAYOUTS, rename_back
+from .layouts import LAYOUTS, layouts_of, rename_back
 from .paddle_file import write_paddle_file
 from .source import find_source
 
@@ -66,8 +68,8 @@ def export_weights(
     Writes the weights of a converted or fine-tuned folder under another program's names, bit for bit.
 
     Args:
-        folder (`str` or `os.PathLike`): a folder of type `hgnet_v2` or `pp_hgnet_v2`, classifier or backbone; or of
-            a detector (`d_fine`, `deim`, `deim_v2`), for the program that computes it.
+        folder (`str` or `os.PathLike`): a folder of type `hgnet_v2`, `pp_hgnet_v2` or `pp_hgnet`, classifier or
+            backbone; or of a detector (`d_fine`, `deim`, `deim_v2`), for the program that computes it.
         output (`str` or `os.PathLike`): the file to write; complete or absent. Its ending decides between safetensors
             and PyTorch (`.pth`, `.pt`, `.bin`); PaddleClas's is `.pdparams`.
         layout (`str`, defaults to `"paddleclas"`): or `"timm"`; or `"dfine"`, `"deim"`, `"rtdetrv4"`, `"deimv2"`:
@@ -100,8 +102,14 @@ def export_weights(
         return _export_detector(source, folder, output, layout, write)
     network = _network_layout(layout)
     model = read_checkpoint(source, layout="transformers").model
+    layouts = layouts_of(model.config.model_type)
+    if network not in layouts:
+        known = ", ".join(each for each in EXPORT_LAYOUTS if each in layouts)
+        raise ConversionError(
+            f"{folder} holds a PP-HGNet, which {LAYOUTS[network].title} does not know; choose one of {known}."
+        )
     notes = _differences(model.config, hasattr(model, "fc"), network)
-    tensors = rename_back(model.state_dict(), LAYOUTS[network])
+    tensors = rename_back(model.state_dict(), layouts[network])
     _write(write, tensors, output)
     pixels = {}
     if hasattr(model, "fc") and LAYOUTS[network].has_head and {"resize_short", "crop_size"} <= set(source.declared):
@@ -169,9 +177,12 @@ def _differences(config, has_head, layout):
     title, notes = LAYOUTS[layout].title, []
     if config.hidden_act != "relu" or not config.has_default_strides():
         raise ConversionError(
-            f"This network has the activation {config.hidden_act} and strides {config.stem_strides}, "
-            f"{config.stage_downsample_strides}; {title} cannot express that."
+            f"This network has the activation {config.hidden_act} and strides "
+            f"{getattr(config, 'stem_strides', 'as published')}, {config.stage_downsample_strides}; {title} cannot "
+            "express that."
         )
+    if layout == "paddleclas" and (missing := missing_in_paddleclas(config)):
+        raise ConversionError(f"{title} cannot express {missing}.")
     padding = getattr(config, "pool_padding", "zero")
     theirs = "same" if layout == "paddleclas" else "zero"
     if config.use_learnable_affine_block and padding != theirs:
@@ -183,8 +194,14 @@ def _differences(config, has_head, layout):
         notes.append("the classifier is left out")
     elif has_head and not getattr(config, "use_last_conv", False):
         notes.append(f"build the network without the head's 1×1 convolution in {title}")
-    if has_head and getattr(config, "dropout_prob", 0.0) and layout == "paddleclas":
+    if has_head and layout == "paddleclas" and getattr(config, "dropout_prob", 0.0) != _paddleclas_dropout(config):
         notes.append(f"build the network with dropout_prob={config.dropout_prob}, which scales its logits")
     elif has_head and getattr(config, "dropout_prob", 0.0) and layout == "timm":
         notes.append(f"timm's dropout does not scale in evaluation as Paddle's does ({config.dropout_prob} here)")
     return notes
+
+
+def _paddleclas_dropout(config):
+    """What PaddleClas's own function for this variant sets."""
+    variant = name_variant(config.to_dict())
+    return PP_HGNET_VARIANTS[variant].dropout_prob if variant in PP_HGNET_VARIANTS else 0.0

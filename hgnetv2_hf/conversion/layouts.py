@@ -41,19 +41,27 @@ _SQUEEZE_BACK = (
     (r"\.aggregation\.0\.", ".aggregation_squeeze_conv."),
     (r"\.aggregation\.1\.", ".aggregation_excitation_conv."),
 )
+_STATISTICS = (
+    (r"\.bn\._mean$", ".bn.running_mean"),
+    (r"\.bn\._variance$", ".bn.running_var"),
+)
+_STATISTICS_BACK = (
+    (r"\.bn\.running_mean$", ".bn._mean"),
+    (r"\.bn\.running_var$", ".bn._variance"),
+)
+_TIMM_HEAD = (
+    (r"^head\.last_conv\.0\.", "last_conv."),
+    (r"^head\.last_conv\.2\.", "lab."),
+    (r"^head\.fc\.", "fc."),
+)
+_TIMM_HEAD_BACK = (
+    (r"^last_conv\.", "head.last_conv.0."),
+    (r"^lab\.", "head.last_conv.2."),
+    (r"^fc\.", "head.fc."),
+)
 _PADDLE = {
-    "rules": (
-        *_SQUEEZE,
-        (r"\.bn\._mean$", ".bn.running_mean"),
-        (r"\.bn\._variance$", ".bn.running_var"),
-        *_NAMES,
-    ),
-    "reverse_rules": (
-        *_NAMES_BACK,
-        (r"\.bn\.running_mean$", ".bn._mean"),
-        (r"\.bn\.running_var$", ".bn._variance"),
-        *_SQUEEZE_BACK,
-    ),
+    "rules": (*_SQUEEZE, *_STATISTICS, *_NAMES),
+    "reverse_rules": (*_NAMES_BACK, *_STATISTICS_BACK, *_SQUEEZE_BACK),
     "pool_padding": "same",
     "transposed": ("fc.weight",),
     "has_counters": False,
@@ -83,18 +91,8 @@ LAYOUTS = {
     "timm": Layout(
         title="timm",
         signature="stages.0.blocks.0.aggregation.0.conv.weight",
-        rules=(
-            *_NAMES,
-            (r"^head\.last_conv\.0\.", "last_conv."),
-            (r"^head\.last_conv\.2\.", "lab."),
-            (r"^head\.fc\.", "fc."),
-        ),
-        reverse_rules=(
-            *_NAMES_BACK,
-            (r"^last_conv\.", "head.last_conv.0."),
-            (r"^lab\.", "head.last_conv.2."),
-            (r"^fc\.", "head.fc."),
-        ),
+        rules=(*_NAMES, *_TIMM_HEAD),
+        reverse_rules=(*_NAMES_BACK, *_TIMM_HEAD_BACK),
         pool_padding="same",  # trained in Paddle, though timm itself pads with zeros
         prefix="",
     ),
@@ -109,9 +107,59 @@ LAYOUTS = {
 }
 
 
-def recognise_layout(names, wanted=None):
+# PP-HGNet's tensors: the same programs name them otherwise, and only these have it.
+PP_HGNET_LAYOUTS = {
+    "paddleclas": Layout(
+        title="PaddleClas",
+        signature="stem.0.bn._mean",
+        rules=(
+            (r"^stem\.", "stem.stem."),
+            (r"\.aggregation_conv\.", ".aggregation.0."),
+            (r"\.att\.conv\.", ".aggregation.1.convolution."),
+            *_STATISTICS,
+            *_NAMES,
+        ),
+        reverse_rules=(
+            (r"\.aggregation\.1\.convolution\.", ".att.conv."),
+            (r"\.aggregation\.0\.", ".aggregation_conv."),
+            *_NAMES_BACK,
+            *_STATISTICS_BACK,
+            (r"^stem\.stem\.", "stem."),
+        ),
+        pool_padding="same",
+        prefix="",
+        transposed=("fc.weight",),
+        has_counters=False,
+    ),
+    "timm": Layout(
+        title="timm",
+        signature="stem.stem.0.bn.running_mean",
+        rules=((r"\.aggregation\.1\.conv\.", ".aggregation.1.convolution."), *_NAMES, *_TIMM_HEAD),
+        reverse_rules=(
+            (r"\.aggregation\.1\.convolution\.", ".aggregation.1.conv."),
+            *_NAMES_BACK,
+            *_TIMM_HEAD_BACK,
+        ),
+        pool_padding="same",
+        prefix="",
+    ),
+    "transformers": LAYOUTS["transformers"]._replace(signature="embedder.stem.0.normalization.running_mean"),
+}
+
+
+def layouts_of(model_type):
+    """The layouts of the network with this model type."""
+    return PP_HGNET_LAYOUTS if model_type == "pp_hgnet" else LAYOUTS
+
+
+def recognise_layouts(names):
+    """The layouts of the network that has these tensors."""
+    return LAYOUTS if recognise_layout(names, layouts=PP_HGNET_LAYOUTS) is None else PP_HGNET_LAYOUTS
+
+
+def recognise_layout(names, wanted=None, layouts=LAYOUTS):
     """The first layout whose signature is among ``names`` (of all, or only the wanted one), or ``None``."""
-    for key, layout in LAYOUTS.items():
+    for key, layout in layouts.items():
         fits = layout.signature in names or layout.prefix + layout.signature in names
         if layout.excluded is not None and any(name.startswith(layout.excluded) for name in names):
             fits = False

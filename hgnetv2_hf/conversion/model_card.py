@@ -58,11 +58,15 @@ def _metadata(report, row):
         license=row.license if row is not None else "unknown",  # nobody but its author knows that of another file
         library_name="transformers",
         pipeline_tag=_PIPELINE_TAGS[report.task],
-        tags=["hgnet_v2", "pp-hgnetv2", *([report.variant] if report.variant else [])],
+        tags=[*_tags(report), *([report.variant] if report.variant else [])],
         datasets=[_DATASETS[row.labels]] if row is not None and row.labels in _DATASETS else None,
         model_name=report.title if results else None,
         eval_results=results or None,
     )
+
+
+def _tags(report):
+    return ["pp_hgnet", "pp-hgnet"] if report.model_type == "pp_hgnet" else ["hgnet_v2", "pp-hgnetv2"]
 
 
 _PIPELINE_TAGS = {
@@ -89,11 +93,16 @@ def _accuracy(report, row):
         return [f"{row.ap_of} as its authors publish it: {row.ap} (not measured here).", ""]
     if row is None or row.top1 is None or report.task != "classification":
         return []
+    is_pp_hgnet = report.model_type == "pp_hgnet"  # nothing says at which preprocessing its figures were measured
     return [
-        "Accuracy on ImageNet-1k as PaddleClas publishes it for these weights, with a short side of 236 pixels and a "
-        f"crop of 224: {row.top1} % top-1{f', {row.top5} % top-5' if row.top5 else ''} (not measured here).",
+        "Accuracy on ImageNet-1k as PaddleClas publishes it for these weights"
+        + (f", with a short side of {_PADDLECLAS_SHORT} pixels and a crop of 224" if not is_pp_hgnet else "")
+        + f": {row.top1} % top-1{f', {row.top5} % top-5' if row.top5 else ''} (not measured here).",
         "",
     ]
+
+
+_PADDLECLAS_SHORT = 236
 
 
 def _usage(report):
@@ -114,6 +123,8 @@ def _usage(report):
         lines += [f"{title}:", "", "```python", *code.splitlines(), "```", ""]
     if report.model_type == "hgnet_v2":
         return lines
+    if report.model_type == "pp_hgnet":
+        return [*lines, "Stock Transformers alone refuses this model type: it has no PP-HGNet.", ""]
     lines.append("Stock Transformers alone refuses this model type, because it would compute something else.")
     if not report.has_lab:
         lines.append(
@@ -244,8 +255,9 @@ def _checks(report):
 def _credits(report, row):
     if row is not None and report.published == "digits":
         return ["Trained by the hgnetv2_hf project on scikit-learn's digits (E. Alpaydin and C. Kaynak, UCI).", ""]
+    network = "PP-HGNet" if report.model_type == "pp_hgnet" else "PP-HGNetV2"
     return [
-        "PP-HGNetV2 is the work of the PaddlePaddle authors: "
+        f"{network} is the work of the PaddlePaddle authors: "
         "[PaddleClas](https://github.com/PaddlePaddle/PaddleClas); SSLD: "
         "[arXiv 2103.05959](https://arxiv.org/abs/2103.05959).",
         "",

@@ -7,16 +7,18 @@ import torch
 from ..errors import ConversionError
 from ..model.image_processing_hgnetv2 import HGNetV2ImageProcessor
 from ..model.variants import DOWNSAMPLE_STRIDE, STEM_STRIDES
+from .architecture import is_pp_hgnet
 from .layouts import is_counter
 from .values import checked_weight, with_memory_of_their_own
 
 
 _HEAD_FIELDS = ("num_labels", "use_last_conv", "class_expand")
 _ASSUMED_FIELDS = ("hidden_act", "stem_strides", "stage_downsample_strides")
+_PP_HGNET_ASSUMED_FIELDS = ("hidden_act", "batch_norm_eps")
 
 
 class ModelType(NamedTuple):
-    name: str  # "hgnet_v2" or "pp_hgnet_v2"
+    name: str  # "hgnet_v2", "pp_hgnet_v2" or "pp_hgnet"
     reason: str
 
 
@@ -32,6 +34,8 @@ def choose_model_type(task, fields, assumed):
     Returns:
         [`ModelType`]
     """
+    if is_pp_hgnet(fields):
+        return ModelType("pp_hgnet", "Transformers has no PP-HGNet")
     value = {field: pair[0] for field, pair in assumed.items()}
     reasons = []
     if fields["use_learnable_affine_block"] and value.get("pool_padding") == "same":
@@ -50,7 +54,7 @@ def choose_model_type(task, fields, assumed):
 def build_network(model_type, task, fields, assumed, tensors):
     """
     Args:
-        model_type (`str`): `"hgnet_v2"` or `"pp_hgnet_v2"`.
+        model_type (`str`): `"hgnet_v2"`, `"pp_hgnet_v2"` or `"pp_hgnet"`.
         task, fields, assumed: as in [`choose_model_type`].
         tensors (`dict[str, torch.Tensor]`): the weights under their names in Transformers.
 
@@ -60,14 +64,11 @@ def build_network(model_type, task, fields, assumed, tensors):
     Raises:
         `ConversionError`: the tensors do not form a network, or one of them does not fit into it.
     """
-    from ..model import modeling_hgnetv2 as modeling
-
-    prefix = "PP" if model_type == "pp_hgnet_v2" else ""
-    suffix = "Backbone" if task == "backbone" else "ForImageClassification"
-    model_class = getattr(modeling, f"{prefix}HGNetV2{suffix}")
+    model_class = _model_class(model_type, task)
     try:
         config = model_class.config_class(**_configuration(model_type, task, fields, assumed))
-        config.set_compatibility_fields()
+        if model_type != "pp_hgnet":
+            config.set_compatibility_fields()
         with torch.device("meta"):
             model = model_class(config).eval()
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
@@ -75,12 +76,21 @@ def build_network(model_type, task, fields, assumed, tensors):
     return load_weights(model, tensors)
 
 
+def _model_class(model_type, task):
+    from ..model import modeling_hgnetv2, modeling_pp_hgnet
+
+    prefix = {"hgnet_v2": "HGNetV2", "pp_hgnet_v2": "PPHGNetV2", "pp_hgnet": "PPHGNet"}[model_type]
+    modeling = modeling_pp_hgnet if model_type == "pp_hgnet" else modeling_hgnetv2
+    return getattr(modeling, prefix + ("Backbone" if task == "backbone" else "ForImageClassification"))
+
+
 def _configuration(model_type, task, fields, assumed):
     """The arguments of the configuration's class."""
-    is_faithful = model_type == "pp_hgnet_v2"
+    is_faithful = model_type != "hgnet_v2"
     arguments = {name: value for name, value in fields.items() if name not in _HEAD_FIELDS}
-    arguments.update({name: assumed[name][0] for name in _ASSUMED_FIELDS})
-    if is_faithful:
+    assumed_fields = _PP_HGNET_ASSUMED_FIELDS if model_type == "pp_hgnet" else _ASSUMED_FIELDS
+    arguments.update({name: assumed[name][0] for name in assumed_fields})
+    if model_type == "pp_hgnet_v2":
         arguments["pool_padding"] = assumed["pool_padding"][0] if "pool_padding" in assumed else "zero"
     if task == "backbone":
         return arguments

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from typing import Any, Optional
 
+from ..model.variants import full_name
 from ..wording import counted
 from .detectors import DETECTORS
 from .verification import Parity
@@ -48,7 +49,8 @@ class ConversionReport:
 
     @property
     def title(self):
-        network = f"PP-HGNetV2-{self.variant.upper()}" if self.variant else "HGNetV2 with its own widths"
+        kind = "PP-HGNet" if self.model_type == "pp_hgnet" else "HGNetV2"
+        network = full_name(self.variant) if self.variant else f"{kind} with its own widths"
         return f"{DETECTORS[self.layout].title} with {network}" if self.task == "detection" else network
 
     def __str__(self):

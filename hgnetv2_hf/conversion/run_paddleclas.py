@@ -3,7 +3,8 @@
     python run_paddleclas.py REQUEST.npz ANSWER.npz
 
 The request names the checkpoint (``checkpoint``), the input (``pixel_values``), the network (``variant``, or
-``stages``, ``stem_channels``, ``use_lab``, ``use_last_conv``, ``class_expand``), ``class_num`` and ``dropout_prob``.
+``stages``, ``stem_channels``, ``use_lab``, ``use_last_conv``, ``class_expand``), ``class_num`` and ``dropout_prob``;
+``version`` is 1 for PP-HGNet, whose rows of ``stages`` end with the number of layers.
 The answer holds the logits (where the checkpoint has a classifier), the maps of stem and stages, in float64, and the
 versions.
 """
@@ -18,11 +19,12 @@ _HEAD = ("fc.", "last_conv.", "lab.")
 
 def network(request):
     import paddle
-    from paddleclas.ppcls.arch.backbone.legendary_models import pp_hgnet_v2
+    from paddleclas.ppcls.arch.backbone.legendary_models import pp_hgnet, pp_hgnet_v2
 
     paddle.set_device("cpu")
     paddle.set_default_dtype("float64")
-    model = _build(pp_hgnet_v2, request)
+    is_first_version = "version" in request and int(request["version"]) == 1
+    model = _build_pp_hgnet(pp_hgnet, request) if is_first_version else _build(pp_hgnet_v2, request)
     state = paddle.load(str(request["checkpoint"]), return_numpy=True)
     state = {name: value.astype("float64") for name, value in state.items() if hasattr(value, "astype")}
     has_head = "fc.weight" in state
@@ -32,7 +34,7 @@ def network(request):
         raise SystemExit(f"PaddleClas misses {missing[:3]} and does not expect {unexpected[:3]}")
     model.eval()
     maps = []
-    for layer in [model.stem, *model.stages]:
+    for layer in [model.pool if is_first_version else model.stem, *model.stages]:
         layer.register_forward_post_hook(lambda layer, inputs, output: maps.append(output.numpy()))
     with paddle.no_grad():
         logits = model(paddle.to_tensor(request["pixel_values"].astype("float64"))).numpy()
@@ -53,6 +55,21 @@ def _build(pp_hgnet_v2, request):
         use_last_conv=bool(request["use_last_conv"]),
         class_expand=int(request["class_expand"]),
         **arguments,
+    )
+
+
+def _build_pp_hgnet(pp_hgnet, request):
+    if str(request["variant"]):
+        return getattr(pp_hgnet, f"PPHGNet_{request['variant']}")(class_num=int(request["class_num"]))
+    rows = [[int(value) for value in row] for row in request["stages"]]
+    return pp_hgnet.PPHGNet(
+        stem_channels=request["stem_channels"].tolist()[1:],
+        stage_config={f"stage{i + 1}": row[:-1] for i, row in enumerate(rows)},
+        layer_num=rows[0][-1],
+        use_last_conv=bool(request["use_last_conv"]),
+        class_expand=int(request["class_expand"]),
+        class_num=int(request["class_num"]),
+        dropout_prob=float(request["dropout_prob"]),
     )
 
 

@@ -106,14 +106,18 @@ def _declared_by_transformers(folder, config):
     """What no tensor shows and the folder's own configuration says, saved by this package or by stock Transformers."""
     if isinstance(config.get("backbone_config"), dict):  # a detector
         config = config["backbone_config"]
-    if config.get("model_type") not in ("hgnet_v2", "pp_hgnet_v2"):
+    if config.get("model_type") not in ("hgnet_v2", "pp_hgnet_v2", "pp_hgnet"):
         return {}
     if config["model_type"] == "hgnet_v2" and config.get("hidden_act", "relu") != "relu":
         raise ConversionError(
             f"{folder} was saved by stock Transformers with hidden_act {config['hidden_act']!r}, which reaches the "
             "stem only there; no configuration of this package computes that."
         )
-    fields = ("hidden_act", "stem_strides", "stage_downsample_strides", "pool_padding", "dropout_prob", "id2label")
+    fields = ("hidden_act", "dropout_prob", "id2label")
+    if config["model_type"] == "pp_hgnet":
+        fields += ("batch_norm_eps",)
+    else:
+        fields += ("stem_strides", "stage_downsample_strides", "pool_padding")
     declared = {field: config[field] for field in fields if field in config}
     if config["model_type"] == "hgnet_v2":
         declared["pool_padding"] = "zero"

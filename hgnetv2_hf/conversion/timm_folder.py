@@ -18,7 +18,7 @@ REASON = "config.json of timm"
 # Arguments of timm's `HighPerfGpuNet` and what the tensors show for them; the head's do not matter to a backbone.
 _SHOWN = {
     "in_chans": lambda fields: fields["num_channels"],
-    "use_lab": lambda fields: fields["use_learnable_affine_block"],
+    "use_lab": lambda fields: fields.get("use_learnable_affine_block", False),
 }
 _SHOWN_IN_THE_HEAD = {
     "num_classes": lambda fields: fields.get("num_labels", 0),
@@ -43,10 +43,10 @@ def read_timm_config(config):
     try:
         declared = {**_preprocessing(cfg), **_labels(config, cfg)}
         model = TimmModel(config.get("architecture"), _arguments(config, cfg))
-        if model.architecture is not None and not re.fullmatch(r"hgnetv2_\w+", model.architecture):
+        if model.architecture is not None and not re.fullmatch(r"hgnet(v2)?_\w+", model.architecture):
             raise ConversionError(
                 f"config.json names the architecture {model.architecture[:80]!r}; expected one of timm's hgnetv2 "
-                "models."
+                "or hgnet models."
             )
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise ConversionError(f"config.json holds something that timm does not write: {error!r}.") from error

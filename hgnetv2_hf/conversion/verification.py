@@ -15,9 +15,10 @@ import torch
 
 from ..errors import ConversionError
 from ..model.configuration_hgnetv2 import PADDLE_EPSILON
-from ..model.variants import STAGE_FIELDS
+from ..model.variants import PP_HGNET_STAGE_FIELDS, PP_HGNET_VARIANTS, STAGE_FIELDS
 from ..wording import counted, sentence
-from .layouts import LAYOUTS, is_counter, rename, rename_back
+from .architecture import missing_in_paddleclas
+from .layouts import LAYOUTS, is_counter, layouts_of, rename, rename_back
 from .paddle_file import write_paddle_file
 from .paddle_graph import run_program
 from .timm_folder import TimmModel
@@ -62,7 +63,8 @@ class _Question:
         if self.layout in _SAME_NAMES[layout]:
             tensors = self.tensors
         else:
-            tensors = rename_back(self.model.state_dict(), LAYOUTS[layout])
+            layouts = layouts_of(self.model.config.model_type)
+            tensors = rename_back(self.model.state_dict(), layouts[layout])
         return {name: tensor.float() for name, tensor in tensors.items() if not is_counter(name)}
 
 
@@ -93,7 +95,8 @@ def verify(model, variant, layout, tensors, timm=None):
     pixel_values = torch.randn(2, model.config.num_channels, 96, 113, generator=torch.Generator().manual_seed(0))
     question = _Question(model, variant or "", layout, tensors, pixel_values, timm)
     parities, notes = [], []
-    for run, arithmetic in _ORIGINALS[layout]:
+    originals = _PP_HGNET_ORIGINALS if model.config.model_type == "pp_hgnet" else _ORIGINALS
+    for run, arithmetic in originals[layout]:
         try:
             program, answer = run(question)
         except NotComparable as reason:
@@ -192,8 +195,8 @@ def _ask_paddleclas(question):
     python = os.environ.get(PADDLE_PYTHON) or sys.executable
     if python == sys.executable and not all(map(importlib.util.find_spec, ("paddle", "paddleclas"))):
         raise NotComparable(f"PaddleClas was not run: not installed here, and {PADDLE_PYTHON} names no other Python")
-    if not config.has_default_strides() or config.hidden_act != "relu":
-        raise NotComparable("PaddleClas was not run: it cannot express these strides or this activation")
+    if missing := missing_in_paddleclas(config):
+        raise NotComparable(f"PaddleClas was not run: it cannot express {missing}")
     with tempfile.TemporaryDirectory() as folder:
         request, answer = os.path.join(folder, "request.npz"), os.path.join(folder, "answer.npz")
         # Paddle unpickles what it opens, so it gets the tensors in a file written here, never the source itself.
@@ -218,24 +221,30 @@ def _paddleclas_request(question):
     has_head, has_last_conv = "fc.weight" in tensors, "last_conv.weight" in tensors
     class_expand = tensors["last_conv.weight"].shape[0] if has_last_conv else 2048
     is_as_published = not has_head or (has_last_conv and class_expand == 2048)
+    dropout = getattr(config, "dropout_prob", 0.0)
+    fields, variants = STAGE_FIELDS, _PADDLECLAS_VARIANTS
+    if config.model_type == "pp_hgnet":
+        variants = [name for name, each in PP_HGNET_VARIANTS.items() if each.dropout_prob == dropout]
+        fields = PP_HGNET_STAGE_FIELDS
     return {
+        "version": 1 if config.model_type == "pp_hgnet" else 2,
         "pixel_values": question.pixel_values.numpy(),
-        "variant": question.variant if question.variant in _PADDLECLAS_VARIANTS and is_as_published else "",
-        "stages": np.array([[int(value) for value in row] for row in _rows(config)]),
+        "variant": question.variant if question.variant in variants and is_as_published else "",
+        "stages": np.array([[int(value) for value in row] for row in _rows(config, fields)]),
         "stem_channels": np.array(config.stem_channels),
         "use_lab": config.use_learnable_affine_block,
         "use_last_conv": has_last_conv or not has_head,
         "class_expand": class_expand,
         "class_num": tensors["fc.weight"].shape[1] if has_head else 1000,
-        "dropout_prob": getattr(config, "dropout_prob", 0.0),
+        "dropout_prob": dropout,
     }
 
 
 _PADDLECLAS_VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6")
 
 
-def _rows(config):
-    return list(zip(*(getattr(config, field) for field in STAGE_FIELDS)))
+def _rows(config, fields=STAGE_FIELDS):
+    return list(zip(*(getattr(config, field) for field in fields)))
 
 
 def _ask_timm(question):
@@ -288,7 +297,11 @@ def _timm_network(question, tensors):
         return network
     stages = {f"stage{i + 1}": list(row) for i, row in enumerate(_rows(config))}
     network = HighPerfGpuNet(
-        {"stem_type": "v2", "stem_chs": config.stem_channels[1:], **stages},
+        {
+            "stem_type": "v1" if config.model_type == "pp_hgnet" else "v2",
+            "stem_chs": config.stem_channels[1:],
+            **stages,
+        },
         use_lab=config.use_learnable_affine_block,
         **arguments,
     )
@@ -339,4 +352,9 @@ _ORIGINALS = {
     "dfine": (_TIMM,),
     "rtdetrv2": (_TIMM,),
     "transformers": ((_ask_stock_transformers, _Arithmetic(0.0, 1e-5)),),
+}
+_PP_HGNET_ORIGINALS = {
+    "paddleclas": (_PADDLECLAS, _TIMM),
+    "timm": (_TIMM, _PADDLECLAS),
+    "transformers": (_PADDLECLAS, _TIMM),
 }

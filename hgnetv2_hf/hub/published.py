@@ -1,8 +1,8 @@
 """Published checkpoints, as data: file, accuracy and preprocessing as their authors give them.
 
-Sources: PaddleClas ``docs/zh_CN/models/ImageNet1k/PP-HGNetV2.md`` and ``ppcls/configs`` (accuracy on ImageNet-1k,
-224×224); timm ``models/hgnet.py``; the backbone files that D-FINE, RT-DETRv2 and PaddleDetection download; the model
-tables of these three and of DEIM, RT-DETRv4 and DEIMv2 (AP on COCO val2017). All are Apache-2.0.
+Sources: PaddleClas ``docs/zh_CN/models/ImageNet1k/PP-HGNetV2.md``, ``PP-HGNet.md`` and ``ppcls/configs`` (accuracy on
+ImageNet-1k, 224×224); timm ``models/hgnet.py``; the backbone files that D-FINE, RT-DETRv2 and PaddleDetection
+download; the model tables of these three and of DEIM, RT-DETRv4 and DEIMv2 (AP on COCO val2017). All are Apache-2.0.
 """
 
 from functools import partial
@@ -61,6 +61,14 @@ def _paddlex_detector(variant, file_name, labels, image_size, ap, **ap_of):
 def _document_detector(variant, file_name, labels, image_size, ap50):
     ap_of = "AP at an IoU of 0.5 on PaddleX's own images"
     return _paddlex_detector(variant, file_name, labels, image_size, ap50, ap_of=ap_of)
+
+
+# PaddleClas ``ppcls/configs/ImageNet/PPHGNet``. Those of SSLD are not published; they get their variant's.
+PP_HGNET_RESIZE_SHORT = {"tiny": 232, "small": 236, "base": 236}
+
+
+def _pp_hgnet(variant, file_name, top1, top5):
+    return _paddleclas(variant, file_name, top1, top5)._replace(resize_short=PP_HGNET_RESIZE_SHORT[variant])
 
 
 def _timm(variant, repo_id, top1, top5):
@@ -123,6 +131,12 @@ PUBLISHED = {
     "PP-HGNetV2-B4": _paddlex("b4", "PP-HGNetV2-B4_pretrained.pdparams", 83.57),
     "PP-HGNetV2-B5": _paddlex("b5", "PP-HGNetV2-B5_pretrained.pdparams", 84.75),
     "PP-HGNetV2-B6": _paddlex("b6", "PP-HGNetV2-B6_pretrained.pdparams", 86.30),
+    # The same of PP-HGNet, the first version.
+    "PPHGNet_tiny": _pp_hgnet("tiny", "PPHGNet_tiny_pretrained.pdparams", 79.83, 95.04),
+    "PPHGNet_tiny_ssld": _pp_hgnet("tiny", "PPHGNet_tiny_ssld_pretrained.pdparams", 81.95, 96.12),
+    "PPHGNet_small": _pp_hgnet("small", "PPHGNet_small_pretrained.pdparams", 81.51, 95.82),
+    "PPHGNet_small_ssld": _pp_hgnet("small", "PPHGNet_small_ssld_pretrained.pdparams", 83.82, 96.81),
+    "PPHGNet_base_ssld": _pp_hgnet("base", "PPHGNet_base_ssld_pretrained.pdparams", 85.00, 97.35),
     # timm's, which hold the same weights: variant, repository, top-1, top-5.
     "hgnetv2_b0.ssld_stage2_ft_in1k": _timm("b0", "timm/hgnetv2_b0.ssld_stage2_ft_in1k", 77.77, 93.91),
     "hgnetv2_b0.ssld_stage1_in22k_in1k": _timm("b0", "timm/hgnetv2_b0.ssld_stage1_in22k_in1k", None, None),
@@ -138,6 +152,12 @@ PUBLISHED = {
     "hgnetv2_b5.ssld_stage1_in22k_in1k": _timm("b5", "timm/hgnetv2_b5.ssld_stage1_in22k_in1k", None, None),
     "hgnetv2_b6.ssld_stage2_ft_in1k": _timm("b6", "timm/hgnetv2_b6.ssld_stage2_ft_in1k", 86.30, 97.84),
     "hgnetv2_b6.ssld_stage1_in22k_in1k": _timm("b6", "timm/hgnetv2_b6.ssld_stage1_in22k_in1k", None, None),
+    "hgnet_tiny.paddle_in1k": _timm("tiny", "timm/hgnet_tiny.paddle_in1k", 79.83, 95.04),
+    "hgnet_tiny.ssld_in1k": _timm("tiny", "timm/hgnet_tiny.ssld_in1k", 81.95, 96.12),
+    "hgnet_small.paddle_in1k": _timm("small", "timm/hgnet_small.paddle_in1k", 81.51, 95.82),
+    "hgnet_small.ssld_in1k": _timm("small", "timm/hgnet_small.ssld_in1k", 83.82, 96.81),
+    # Without the dropout of PaddleClas's base, which scales its logits in evaluation: not the same figures.
+    "hgnet_base.ssld_in1k": _timm("base", "timm/hgnet_base.ssld_in1k", None, None),
     # Backbones that detectors are trained from: variant, file.
     "PPHGNetV2_B0_stage1": _dfine_backbone("b0", "PPHGNetV2_B0_stage1.pth"),
     "PPHGNetV2_B1_stage1": _dfine_backbone("b1", "PPHGNetV2_B1_stage1.pth"),

@@ -24,7 +24,78 @@ if TYPE_CHECKING:  # for the loader of remote code: see CODE_FILES
 PADDLE_EPSILON = 9.999999747378752e-06  # 1e-5 in float32
 
 
-class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
+class NetworkConfig(SavesCode, BackboneConfigMixin, PretrainedConfig):
+    """What the configurations of PP-HGNetV2 and PP-HGNet share: stages with names, fields that are checked, and files
+    that name the code which loads them."""
+
+    def __init__(self, fields, out_features=None, out_indices=None, **kwargs):
+        for derived in ("stage_names", "model_type"):  # a saved file holds them; they follow from the rest
+            kwargs.pop(derived, None)
+        if "num_labels" in kwargs and "id2label" not in kwargs:  # Transformers counts with it before it is checked
+            labels = kwargs["num_labels"]
+            _require(_is_count(labels), "num_labels", labels, "a whole number")
+        super().__init__(**kwargs)
+        for field, value in fields.items():
+            setattr(self, field, as_list(value))
+        self.check_architecture()
+        self.stage_names = ["stem"] + [f"stage{i + 1}" for i in range(len(self.stage_in_channels))]
+        for field, value, kind in (("out_features", out_features, _is_text), ("out_indices", out_indices, _is_whole)):
+            _require(value is None or is_list_of(kind, as_list(value)), field, value, "a list of stages, or None")
+        align_out_features(self, out_features, out_indices)
+
+    @property
+    def field_checks(self):
+        """Rows of a field, what it must be, and what the message expects."""
+        return FIELD_CHECKS
+
+    def check_architecture(self):
+        """Raises ``ValueError`` naming a field that cannot build a network."""
+        stages = len(self.stage_in_channels) if isinstance(self.stage_in_channels, list) else 0
+        _require(stages > 0, "stage_in_channels", self.stage_in_channels, "a list with one width per stage")
+        for field, accepts, kind in _STAGE_CHECKS:
+            value = getattr(self, field)
+            expected = f"a list with {kind} for each of the {stages} stages of stage_in_channels"
+            _require(is_list_of(accepts, value, stages), field, value, expected)
+        check_fields(self, self.field_checks)
+        self._check_fields_together(stages)
+
+    def _check_fields_together(self, stages):
+        """What fields that are right by themselves have to agree on."""
+        _require(
+            self.stem_channels[0] == self.num_channels,
+            "stem_channels",
+            self.stem_channels,
+            f"a first width equal to num_channels ({self.num_channels})",
+        )
+        widths = [self.stem_channels[-1], *self.stage_out_channels]
+        for i, (given, expected) in enumerate(zip(self.stage_in_channels, widths)):
+            before = "the stem's output" if i == 0 else f"stage_out_channels of stage {i}"
+            _require(
+                given == expected,
+                "stage_in_channels",
+                self.stage_in_channels,
+                f"{expected} for stage {i + 1}, {before}",
+            )
+        _require(
+            is_list_of(_is_stride, self.stage_downsample_strides) and len(self.stage_downsample_strides) >= stages,
+            "stage_downsample_strides",
+            self.stage_downsample_strides,
+            f"a positive whole number or a pair of them for each of the {stages} stages",
+        )
+
+    def to_dict(self):
+        output = super().to_dict()
+        output.pop("auto_map", None)  # belongs to a folder, never to a backbone inside a detector's file
+        return output
+
+    def to_json_string(self, use_diff=True):
+        """The content of ``config.json``."""
+        output = json.loads(super().to_json_string(use_diff=use_diff))
+        output["auto_map"] = AUTO_MAPS[output["model_type"]]
+        return json.dumps(output, indent=2, sort_keys=True) + "\n"
+
+
+class HGNetV2Config(NetworkConfig):
     r"""
     Configuration of HGNetV2 as Transformers computes it. Arguments, names and defaults are those of
     `transformers.HGNetV2Config` (5.x); what it saves, every supported stock version computes the same or refuses.
@@ -95,37 +166,30 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
         stage_downsample_strides: Sequence[Union[int, Sequence[int]]] = (DOWNSAMPLE_STRIDE,) * 4,
         **kwargs,
     ):
-        for derived in ("stage_names", "model_type"):  # a saved file holds them; they follow from the rest
-            kwargs.pop(derived, None)
-        if "num_labels" in kwargs and "id2label" not in kwargs:  # Transformers counts with it before it is checked
-            labels = kwargs["num_labels"]
-            _require(_is_count(labels), "num_labels", labels, "a whole number")
-        super().__init__(**kwargs)
-        self.num_channels = num_channels
-        self.embedding_size = embedding_size
-        self.depths = _as_list(depths)
-        self.hidden_sizes = _as_list(hidden_sizes)
-        self.hidden_act = hidden_act
-        self.stem_channels = _as_list(stem_channels)
-        self.stem_strides = _as_list(stem_strides)
-        self.stage_in_channels = _as_list(stage_in_channels)
-        self.stage_mid_channels = _as_list(stage_mid_channels)
-        self.stage_out_channels = _as_list(stage_out_channels)
-        self.stage_num_blocks = _as_list(stage_num_blocks)
-        self.stage_downsample = _as_list(stage_downsample)
-        self.stage_downsample_strides = _as_list(stage_downsample_strides)
-        self.stage_light_block = _as_list(stage_light_block)
-        self.stage_kernel_size = _as_list(stage_kernel_size)
-        self.stage_numb_of_layers = _as_list(stage_numb_of_layers)
-        self.use_learnable_affine_block = use_learnable_affine_block
-        self.initializer_range = initializer_range
-        if self.stage_downsample_strides == [DOWNSAMPLE_STRIDE] * 4 and isinstance(self.stage_in_channels, list):
-            self.stage_downsample_strides = [DOWNSAMPLE_STRIDE] * len(self.stage_in_channels)
-        self.check_architecture()
-        self.stage_names = ["stem"] + [f"stage{i + 1}" for i in range(len(self.stage_in_channels))]
-        for field, value, kind in (("out_features", out_features, _is_text), ("out_indices", out_indices, _is_whole)):
-            _require(value is None or _is_list_of(kind, _as_list(value)), field, value, "a list of stages, or None")
-        align_out_features(self, out_features, out_indices)
+        strides = as_list(stage_downsample_strides)
+        if strides == [DOWNSAMPLE_STRIDE] * 4 and isinstance(stage_in_channels, (list, tuple)):
+            strides = [DOWNSAMPLE_STRIDE] * len(stage_in_channels)
+        fields = {
+            "num_channels": num_channels,
+            "embedding_size": embedding_size,
+            "depths": depths,
+            "hidden_sizes": hidden_sizes,
+            "hidden_act": hidden_act,
+            "stem_channels": stem_channels,
+            "stem_strides": stem_strides,
+            "stage_in_channels": stage_in_channels,
+            "stage_mid_channels": stage_mid_channels,
+            "stage_out_channels": stage_out_channels,
+            "stage_num_blocks": stage_num_blocks,
+            "stage_downsample": stage_downsample,
+            "stage_downsample_strides": strides,
+            "stage_light_block": stage_light_block,
+            "stage_kernel_size": stage_kernel_size,
+            "stage_numb_of_layers": stage_numb_of_layers,
+            "use_learnable_affine_block": use_learnable_affine_block,
+            "initializer_range": initializer_range,
+        }
+        super().__init__(fields, out_features, out_indices, **kwargs)
 
     @classmethod
     def from_variant(cls, variant: str, **kwargs) -> "HGNetV2Config":
@@ -139,7 +203,7 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
         Raises:
             `ValueError`: there is no such variant.
         """
-        config = cls(**{**architecture_fields(variant), **kwargs})
+        config = cls(**{**architecture_fields(canonical_name(variant)), **kwargs})
         config.set_compatibility_fields()
         return config
 
@@ -166,40 +230,9 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
         """Value that pads the stem's max-pool on the right and at the bottom: zero, as in Transformers."""
         return 0.0
 
-    def check_architecture(self):
-        """Raises ``ValueError`` naming a field that cannot build a network."""
-        stages = len(self.stage_in_channels) if isinstance(self.stage_in_channels, list) else 0
-        _require(stages > 0, "stage_in_channels", self.stage_in_channels, "a list with one width per stage")
-        for field, accepts, kind in _STAGE_CHECKS:
-            value = getattr(self, field)
-            expected = f"a list with {kind} for each of the {stages} stages of stage_in_channels"
-            _require(_is_list_of(accepts, value, stages), field, value, expected)
-        _check_fields(self, _FIELD_CHECKS)
-        self._check_fields_together(stages)
-
-    def _check_fields_together(self, stages):
-        """What fields that are right by themselves have to agree on."""
-        _require(
-            self.stem_channels[0] == self.num_channels,
-            "stem_channels",
-            self.stem_channels,
-            f"a first width equal to num_channels ({self.num_channels})",
-        )
-        widths = [self.stem_channels[2], *self.stage_out_channels]
-        for i, (given, expected) in enumerate(zip(self.stage_in_channels, widths)):
-            before = "the stem's output" if i == 0 else f"stage_out_channels of stage {i}"
-            _require(
-                given == expected,
-                "stage_in_channels",
-                self.stage_in_channels,
-                f"{expected} for stage {i + 1}, {before}",
-            )
-        _require(
-            _is_list_of(_is_stride, self.stage_downsample_strides) and len(self.stage_downsample_strides) >= stages,
-            "stage_downsample_strides",
-            self.stage_downsample_strides,
-            f"a positive whole number or a pair of them for each of the {stages} stages",
-        )
+    @property
+    def field_checks(self):
+        return (*FIELD_CHECKS, *_V2_FIELD_CHECKS)
 
     def check_classifier(self):
         """Raises ``ValueError`` when ``fc`` would not fit the last stage."""
@@ -231,7 +264,6 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
 
     def to_dict(self):
         output = super().to_dict()
-        output.pop("auto_map", None)  # belongs to a folder, never to a backbone inside a detector's file
         output.update(self._compatibility_fields())
         holder = enclosing_configuration(self)
         if holder is not None and self._stock_differs(inside=holder.model_type):
@@ -243,7 +275,7 @@ class HGNetV2Config(SavesCode, BackboneConfigMixin, PretrainedConfig):
         output = json.loads(super().to_json_string(use_diff=use_diff))
         if self._stock_differs(inside=None):
             self._write_as_pp_hgnet_v2(output)
-        output["auto_map"] = AUTO_MAPS[output["model_type"]]
+            output["auto_map"] = AUTO_MAPS[output["model_type"]]
         return json.dumps(output, indent=2, sort_keys=True) + "\n"
 
     def _stock_differs(self, inside):
@@ -322,19 +354,20 @@ class PPHGNetV2Config(HGNetV2Config):
         """Paddle keeps 1e-5 as a float32 number, which shows where a variance is as small; others do not."""
         return PADDLE_EPSILON if self.pool_padding == "same" else 1e-5
 
-    def check_architecture(self):
-        super().check_architecture()
-        _check_fields(self, _PADDLE_FIELD_CHECKS)
+    @property
+    def field_checks(self):
+        padding = ("pool_padding", lambda value: value in ("same", "zero"), '"same" or "zero"')
+        return (*super().field_checks, *HEAD_CHECKS, padding)
 
     def _stock_differs(self, inside):
         return False  # stock refuses pp_hgnet_v2 as it is
 
 
-def _as_list(value):
-    return [_as_list(item) for item in value] if isinstance(value, (list, tuple)) else value
+def as_list(value):
+    return [as_list(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _is_bool(value):
+def is_bool(value):
     return isinstance(value, bool)
 
 
@@ -350,19 +383,19 @@ def _is_count(value):
     return _is_whole(value) and value >= 0
 
 
-def _is_positive(value):
+def is_positive(value):
     return _is_count(value) and value > 0
 
 
 def _is_stride(value):
-    return _is_positive(value) or (isinstance(value, list) and len(value) == 2 and all(map(_is_positive, value)))
+    return is_positive(value) or (isinstance(value, list) and len(value) == 2 and all(map(is_positive, value)))
 
 
 def _pair(stride):
     return tuple(stride) if isinstance(stride, (list, tuple)) else (stride, stride)
 
 
-def _is_list_of(accepts, value, length=None):
+def is_list_of(accepts, value, length=None):
     return isinstance(value, list) and length in (None, len(value)) and all(map(accepts, value))
 
 
@@ -372,16 +405,16 @@ def _is_activation(value):
     return isinstance(value, str) and value in ACT2FN
 
 
-def _is_number(value):
+def is_number(value):
     return isinstance(value, numbers.Real)
 
 
 def _require(condition, field, value, expected):
     if not condition:
-        raise ValueError(f"`{field}` cannot build an HGNetV2: got {value!r}, expected {expected}.")
+        raise ValueError(f"`{field}` cannot build the network: got {value!r}, expected {expected}.")
 
 
-def _check_fields(config, checks):
+def check_fields(config, checks):
     for field, accepts, expected in checks:
         value = getattr(config, field)
         _require(accepts(value), field, value, expected)
@@ -389,30 +422,41 @@ def _check_fields(config, checks):
 
 # Fields with a value per stage: field, what each value must be, and its name in the message.
 _STAGE_CHECKS = (
-    ("stage_in_channels", _is_positive, "a whole number"),
-    ("stage_mid_channels", _is_positive, "a whole number"),
-    ("stage_out_channels", _is_positive, "a whole number"),
-    ("stage_num_blocks", _is_positive, "a whole number"),
-    ("stage_downsample", _is_bool, "true or false"),
-    ("stage_light_block", _is_bool, "true or false"),
-    ("stage_kernel_size", _is_positive, "a whole number"),
+    ("stage_in_channels", is_positive, "a whole number"),
+    ("stage_mid_channels", is_positive, "a whole number"),
+    ("stage_out_channels", is_positive, "a whole number"),
+    ("stage_num_blocks", is_positive, "a whole number"),
+    ("stage_downsample", is_bool, "true or false"),
+    ("stage_light_block", is_bool, "true or false"),
+    ("stage_kernel_size", is_positive, "a whole number"),
     ("stage_numb_of_layers", _is_count, "a whole number"),
 )
 
 # In this order, because a row may rely on those above it: field, what it must be, what the message expects.
-_FIELD_CHECKS = (
-    ("num_channels", _is_positive, "a positive whole number"),
+FIELD_CHECKS = (
+    ("num_channels", is_positive, "a positive whole number"),
     (
         "stem_channels",
-        lambda widths: _is_list_of(_is_positive, widths, 3),
+        lambda widths: is_list_of(is_positive, widths) and len(widths) > 1,
+        "at least two positive whole numbers, of which the first is the images' and the last the stem's output",
+    ),
+    ("stage_kernel_size", lambda sizes: all(size % 2 for size in sizes), "odd kernel sizes"),
+    ("hidden_act", _is_activation, "the name of an activation in transformers.activations.ACT2FN"),
+    ("use_learnable_affine_block", is_bool, "true or false"),
+    ("initializer_range", lambda value: is_number(value) and value >= 0, "a number that is not negative"),
+)
+
+_V2_FIELD_CHECKS = (
+    (
+        "stem_channels",
+        lambda widths: len(widths) == 3,
         "three positive whole numbers (input, middle, output)",
     ),
     ("stem_channels", lambda widths: widths[1] > 1, "a middle width of at least 2"),
     ("stage_out_channels", lambda widths: min(widths) > 1, "widths above 1"),
-    ("stage_kernel_size", lambda sizes: all(size % 2 for size in sizes), "odd kernel sizes"),
     (
         "stem_strides",
-        lambda strides: _is_list_of(_is_stride, strides, 5),
+        lambda strides: is_list_of(_is_stride, strides, 5),
         "five strides, each a positive whole number or a pair of them",
     ),
     (
@@ -420,18 +464,15 @@ _FIELD_CHECKS = (
         lambda strides: _pair(strides[1]) == _pair(strides[2]) == (1, 1),
         "stride 1 for stem2a and stem2b, whose maps are joined with an undivided one",
     ),
-    ("hidden_act", _is_activation, "the name of an activation in transformers.activations.ACT2FN"),
-    ("use_learnable_affine_block", _is_bool, "true or false"),
-    ("initializer_range", lambda value: _is_number(value) and value >= 0, "a number that is not negative"),
 )
 
-_PADDLE_FIELD_CHECKS = (
-    ("use_last_conv", _is_bool, "true or false"),
-    ("class_expand", _is_positive, "a positive whole number"),
+# Of PaddleClas's classifiers.
+HEAD_CHECKS = (
+    ("use_last_conv", is_bool, "true or false"),
+    ("class_expand", is_positive, "a positive whole number"),
     (
         "dropout_prob",
-        lambda value: _is_number(value) and 0 <= value < 1,
+        lambda value: is_number(value) and 0 <= value < 1,
         "a probability of at least 0 and below 1",
     ),
-    ("pool_padding", lambda value: value in ("same", "zero"), '"same" or "zero"'),
 )

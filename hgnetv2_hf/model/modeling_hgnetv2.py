@@ -157,13 +157,7 @@ class HGNetV2Embeddings(HGNetV2CheckpointedLayer):
         self.num_channels = config.num_channels
 
     def forward(self, pixel_values):
-        if pixel_values is None:
-            raise ValueError("`pixel_values` is required: a tensor of shape (batch, channels, height, width).")
-        if pixel_values.shape[1] != self.num_channels:
-            raise ValueError(
-                f"`pixel_values` has {pixel_values.shape[1]} channels in dimension 1; `num_channels` of the "
-                f"configuration is {self.num_channels}."
-            )
+        check_pixel_values(pixel_values, self.num_channels)
         embedding = self.stem1(pixel_values)
         padded = F.pad(embedding, (0, 1, 0, 1))
         embedding = padded if self.pool_padding == 0.0 else F.pad(embedding, (0, 1, 0, 1), value=self.pool_padding)
@@ -174,6 +168,17 @@ class HGNetV2Embeddings(HGNetV2CheckpointedLayer):
         embedding = torch.cat([pooled, branch], dim=1)
         embedding = self.stem3(embedding)
         return self.stem4(embedding)
+
+
+def check_pixel_values(pixel_values, num_channels):
+    """Raises ``ValueError`` where there is no image, or one with another number of channels."""
+    if pixel_values is None:
+        raise ValueError("`pixel_values` is required: a tensor of shape (batch, channels, height, width).")
+    if pixel_values.shape[1] != num_channels:
+        raise ValueError(
+            f"`pixel_values` has {pixel_values.shape[1]} channels in dimension 1; `num_channels` of the "
+            f"configuration is {num_channels}."
+        )
 
 
 class HGNetV2BasicLayer(HGNetV2CheckpointedLayer):
@@ -201,14 +206,16 @@ class HGNetV2BasicLayer(HGNetV2CheckpointedLayer):
             )
             for i in range(num_layers)
         )
-        total_channels = in_channels + num_layers * mid_channels
-        self.aggregation = nn.Sequential(
-            HGNetV2ConvLayer(total_channels, out_channels // 2, 1, activation=activation, lab=lab),
-            HGNetV2ConvLayer(out_channels // 2, out_channels, 1, activation=activation, lab=lab),
-        )
-        if residual:
-            self.aggregation[1].convolution.initial_gain /= num_blocks
+        total_channels, branches = in_channels + num_layers * mid_channels, num_blocks if residual else 1
+        self.aggregation = self._aggregation(total_channels, out_channels, branches, activation, lab)
         self.drop_path = nn.Identity()
+
+    def _aggregation(self, total_channels, out_channels, branches, activation, lab):
+        """What makes one map of all that the layers computed; its fresh weights are one of so many branches."""
+        squeeze = HGNetV2ConvLayer(total_channels, out_channels // 2, 1, activation=activation, lab=lab)
+        excite = HGNetV2ConvLayer(out_channels // 2, out_channels, 1, activation=activation, lab=lab)
+        excite.convolution.initial_gain /= branches
+        return nn.Sequential(squeeze, excite)
 
     def forward(self, hidden_state):
         identity = hidden_state
@@ -226,7 +233,7 @@ class HGNetV2BasicLayer(HGNetV2CheckpointedLayer):
 class HGNetV2Stage(nn.Module):
     """An optional downsampling convolution, then blocks; all but the first are residual."""
 
-    def __init__(self, config, index):
+    def __init__(self, config, index, block_class=HGNetV2BasicLayer):
         super().__init__()
         in_channels = config.stage_in_channels[index]
         out_channels = config.stage_out_channels[index]
@@ -238,7 +245,7 @@ class HGNetV2Stage(nn.Module):
         else:
             self.downsample = nn.Identity()
         self.blocks = nn.ModuleList(
-            HGNetV2BasicLayer(
+            block_class(
                 in_channels if i == 0 else out_channels,
                 config.stage_mid_channels[index],
                 out_channels,
@@ -261,9 +268,10 @@ class HGNetV2Stage(nn.Module):
 
 
 class HGNetV2Encoder(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config, block_class=HGNetV2BasicLayer):
         super().__init__()
-        self.stages = nn.ModuleList(HGNetV2Stage(config, i) for i in range(len(config.stage_in_channels)))
+        stages = range(len(config.stage_in_channels))
+        self.stages = nn.ModuleList(HGNetV2Stage(config, index, block_class) for index in stages)
 
     def forward(self, hidden_state, output_hidden_states=False):
         """The last map and, only if asked for (they cost memory), the stem's map and that after each stage."""
@@ -295,12 +303,17 @@ class HGNetV2PreTrainedModel(PreTrainedModel):
         False  # the loss is a mean over images: `Trainer` has to divide it when it accumulates gradients
     )
     _no_split_modules = ["HGNetV2BasicLayer"]
+    embeddings_class, block_class = HGNetV2Embeddings, HGNetV2BasicLayer
 
     def __init__(self, config, *args, **kwargs):
         if not hasattr(config, "check_architecture"):  # stock's own configuration class
             config = self.config_class.from_stock(config)
         config.check_architecture()
         super().__init__(config, *args, **kwargs)
+
+    def _build_trunk(self):
+        self.embedder = self.embeddings_class(self.config)
+        self.encoder = HGNetV2Encoder(self.config, self.block_class)
 
     def get_input_embeddings(self):
         return None  # accelerate asks before it shards, and must not get an error
@@ -318,7 +331,7 @@ class HGNetV2PreTrainedModel(PreTrainedModel):
 
 
 class PaddleArithmetic:
-    """What distinguishes `pp_hgnet_v2` in every model: Paddle's epsilon, and its own initial weights.
+    """What distinguishes `pp_hgnet_v2` and `pp_hgnet` in every model: Paddle's epsilon, and its own initial weights.
 
     Kaiming-normal convolutions, as PaddleClas starts them, with what keeps fresh activations at one scale in
     evaluation mode too: gain 1 where no activation follows, and residual branches divided by the number of blocks of
@@ -356,8 +369,7 @@ class HGNetV2Model(HGNetV2PreTrainedModel):
 
     def __init__(self, config):
         super().__init__(config)
-        self.embedder = HGNetV2Embeddings(self.config)
-        self.encoder = HGNetV2Encoder(self.config)
+        self._build_trunk()
         self.pooler = nn.AdaptiveAvgPool2d((1, 1))
         self.post_init()
 
@@ -411,9 +423,8 @@ class HGNetV2Backbone(BackboneMixin, HGNetV2PreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         init_backbone(self)
-        self.num_features = [self.config.stem_channels[2], *self.config.stage_out_channels]
-        self.embedder = HGNetV2Embeddings(self.config)
-        self.encoder = HGNetV2Encoder(self.config)
+        self.num_features = [self.config.stem_channels[-1], *self.config.stage_out_channels]
+        self._build_trunk()
         self.post_init()
 
     def forward(
@@ -463,8 +474,7 @@ class HGNetV2ForImageClassification(HGNetV2PreTrainedModel):
         super().__init__(config)
         self.config.check_classifier()
         self.num_labels = self.config.num_labels
-        self.embedder = HGNetV2Embeddings(self.config)
-        self.encoder = HGNetV2Encoder(self.config)
+        self._build_trunk()
         self.avg_pool = nn.AdaptiveAvgPool2d((1, 1))
         self.flatten = nn.Flatten()
         self.fc = self._linear(self.config.stage_out_channels[-1])
@@ -568,8 +578,7 @@ class PPHGNetV2ForImageClassification(PaddleArithmetic, HGNetV2ForImageClassific
     def __init__(self, config):
         HGNetV2PreTrainedModel.__init__(self, config)
         self.num_labels = self.config.num_labels
-        self.embedder = HGNetV2Embeddings(self.config)
-        self.encoder = HGNetV2Encoder(self.config)
+        self._build_trunk()
         self.avg_pool = nn.AdaptiveAvgPool2d((1, 1))
         width = self.config.stage_out_channels[-1]
         if self.config.use_last_conv:

@@ -21,6 +21,8 @@ CODE_FILES = (
     "remote_code.py",
     "variants.py",
 )
+# What a folder of PP-HGNet carries, whose files use PP-HGNetV2's.
+PP_HGNET_CODE_FILES = (*CODE_FILES, "configuration_pp_hgnet.py", "modeling_pp_hgnet.py")
 # What a folder of a detector carries. Its backbone is of a stock type, whose code comes with Transformers.
 DETECTOR_CODE_FILES = (
     "compat.py",
@@ -42,6 +44,12 @@ AUTO_MAPS = {
         "AutoModel": "modeling_hgnetv2.PPHGNetV2Model",
         "AutoBackbone": "modeling_hgnetv2.PPHGNetV2Backbone",
         "AutoModelForImageClassification": "modeling_hgnetv2.PPHGNetV2ForImageClassification",
+    },
+    "pp_hgnet": {
+        "AutoConfig": "configuration_pp_hgnet.PPHGNetConfig",
+        "AutoModel": "modeling_pp_hgnet.PPHGNetModel",
+        "AutoBackbone": "modeling_pp_hgnet.PPHGNetBackbone",
+        "AutoModelForImageClassification": "modeling_pp_hgnet.PPHGNetForImageClassification",
     },
     "deim": {
         "AutoConfig": "configuration_deim.DEIMConfig",

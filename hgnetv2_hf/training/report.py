@@ -106,6 +106,13 @@ def draw_curves(metrics, path, figure_key="eval_accuracy", figure_title="accurac
     return True
 
 
+_TAGS = {
+    "hgnet_v2": ["hgnet_v2", "pp-hgnetv2"],
+    "pp_hgnet_v2": ["pp_hgnet_v2", "pp-hgnetv2"],
+    "pp_hgnet": ["pp_hgnet", "pp-hgnet"],
+}
+
+
 def model_card(metrics, start, where, has_curves):
     """
     Args:
@@ -135,7 +142,7 @@ def model_card(metrics, start, where, has_curves):
         license="unknown",  # that of the data and of the first weights, which only their users know
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=[start.model.config.model_type, "pp-hgnetv2"] if "hgnet_v2" in start.model.config.model_type else None,
+        tags=_TAGS.get(start.model.config.model_type),
         model_name=title if results else None,
         eval_results=results or None,
     )

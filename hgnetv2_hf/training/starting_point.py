@@ -12,8 +12,9 @@ from ..backbone import load_image_processor
 from ..errors import TrainingError
 from ..hub.published import published_name
 from ..model.configuration_hgnetv2 import PPHGNetV2Config
+from ..model.configuration_pp_hgnet import PPHGNetConfig
 from ..model.image_processing_hgnetv2 import HGNetV2ImageProcessor
-from ..model.variants import ALIASES, VARIANTS
+from ..model.variants import ALIASES, ALL_VARIANTS, PP_HGNET_VARIANTS
 from ..wording import sentence
 
 
@@ -27,7 +28,7 @@ class StartingPoint:
 
 
 def is_variant(name):
-    return str(name).lower() in {**VARIANTS, **ALIASES} and not os.path.isdir(name)
+    return str(name).lower() in {**ALL_VARIANTS, **ALIASES} and not os.path.isdir(name)
 
 
 def needs_conversion(name):
@@ -58,9 +59,12 @@ def load_starting_point(name, classes, from_scratch=False, head="auto"):
     """
     if is_variant(name):
         try:
-            config = PPHGNetV2Config.from_variant(str(name), num_labels=len(classes or []) or 1000)
+            config_class = PPHGNetConfig if str(name).lower() in PP_HGNET_VARIANTS else PPHGNetV2Config
+            config = config_class.from_variant(str(name), num_labels=len(classes or []) or 1000)
         except ValueError as error:
-            raise TrainingError(f"{name} is a backbone alone; train a classifier, one of b0 … b6.") from error
+            raise TrainingError(
+                f"{name} is a backbone alone; train a classifier, one of b0 … b6, tiny, small, base."
+            ) from error
         own, processor, from_scratch = None, HGNetV2ImageProcessor(), True
     else:
         config, processor = _load(name)
@@ -88,8 +92,8 @@ def load_starting_point(name, classes, from_scratch=False, head="auto"):
 def _load(name):
     if not os.path.isdir(name) and "/" not in str(name):
         raise TrainingError(
-            f"There is no folder {name}, and no variant (b0 … b6, l, x, h) or published checkpoint of this name (see "
-            "`hgnetv2-hf list`)."
+            f"There is no folder {name}, and no variant (b0 … b6, l, x, h, tiny, small, base) or published checkpoint "
+            "of this name (see `hgnetv2-hf list`)."
         )
     try:
         config = AutoConfig.from_pretrained(name)

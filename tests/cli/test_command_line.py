@@ -30,7 +30,7 @@ from hgnetv2_hf.data import digits
 from hgnetv2_hf.errors import HGNetV2Error
 from hgnetv2_hf.hub.published import ASSETS, PUBLISHED, Published
 from hgnetv2_hf.inference.precision import is_native
-from hgnetv2_hf.model.variants import VARIANTS
+from hgnetv2_hf.model.variants import ALL_VARIANTS, PP_HGNET_VARIANTS, VARIANTS
 from hgnetv2_hf.training import Options
 from hgnetv2_hf.training.recipe import RECIPES
 
@@ -98,7 +98,7 @@ def test_the_documented_command_trains_the_shipped_checkpoint_again(tmp_path):
 def test_list_shows_variants_and_published_checkpoints(capsys):
     assert main(["list"]) == 0
     printed = capsys.readouterr().out
-    for name in [*VARIANTS, *PUBLISHED]:
+    for name in [*ALL_VARIANTS, *PUBLISHED]:
         assert re.search(rf"^{name}\s", printed, flags=re.MULTILINE)
     assert "83.57" in printed and "19.80 M" in printed
     assert all(row.url in printed for row in PUBLISHED.values() if row.url) and "as PaddleClas publishes" in printed
@@ -116,6 +116,7 @@ def test_list_shows_variants_and_published_checkpoints(capsys):
         ("rtdetrv2", [name for name, row in PUBLISHED.items() if row.layout == "rtdetrv2"]),
         ("obj2coco", ["dfine_s_obj2coco", "dfine_m_obj2coco", "dfine_l_obj2coco_e25", "dfine_x_obj2coco"]),
         ("pico", ["DEIMv2_HGNetv2_PICO_COCO"]),
+        ("Tiny", ["PPHGNet_tiny", "PPHGNet_tiny_ssld", "hgnet_tiny.paddle_in1k", "hgnet_tiny.ssld_in1k"]),
     ],
 )
 def test_list_shows_only_what_matches_a_word(word, names, capsys):
@@ -123,7 +124,7 @@ def test_list_shows_only_what_matches_a_word(word, names, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in PUBLISHED] == names
     variants = {PUBLISHED[name].variant for name in names} or {"pico"}
-    assert {line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in VARIANTS} == variants
+    assert {line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in ALL_VARIANTS} == variants
 
 
 def test_list_without_a_match_is_one_sentence(capsys):
@@ -145,15 +146,18 @@ assert not {{"torch", "transformers", "numpy"}} & set(sys.modules), sorted(sys.m
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", ALL_VARIANTS)
 def test_listed_sizes_are_those_of_the_models(name):
-    config, kind = hgnetv2_hf.HGNetV2Config.from_variant(name), hgnetv2_hf.HGNetV2Backbone
-    has_classifier = len(VARIANTS[name].stages) == 4
-    if has_classifier:
-        config, kind = hgnetv2_hf.PPHGNetV2Config.from_variant(name), hgnetv2_hf.PPHGNetV2ForImageClassification
+    has_classifier, prefix = len(ALL_VARIANTS[name].stages) == 4, "PPHGNetV2" if name in VARIANTS else "PPHGNet"
     with torch.device("meta"):
-        model = kind(config)
-        backbone = hgnetv2_hf.HGNetV2Backbone(hgnetv2_hf.HGNetV2Config.from_variant(name))
+        if name in PP_HGNET_VARIANTS:
+            backbone = hgnetv2_hf.PPHGNetBackbone(hgnetv2_hf.PPHGNetConfig.from_variant(name))
+        else:
+            backbone = hgnetv2_hf.HGNetV2Backbone(hgnetv2_hf.HGNetV2Config.from_variant(name))
+        model = backbone
+        if has_classifier:
+            config = getattr(hgnetv2_hf, f"{prefix}Config").from_variant(name)
+            model = getattr(hgnetv2_hf, f"{prefix}ForImageClassification")(config)
     assert parameter_count(name) == sum(parameter.numel() for parameter in model.parameters())
     for task, network in (("classification", model), ("backbone", backbone)):
         tensors = [t for key, t in network.state_dict().items() if not key.endswith("num_batches_tracked")]

@@ -224,11 +224,11 @@ except SystemExit as error:
     assert error.code == int(expected), error.code
 """
     environment = {"HGNETV2_HF_CACHE": str(cache)}
-    assert "13 of 14 done" in run(code, script, out, 1, environment=environment)
+    assert "18 of 19 done" in run(code, script, out, 1, environment=environment)
     assert sorted(hub.repositories) == sorted(f"some-org/{name}" for name in names if name != names[3])
     broken.write_bytes(DIGITS.read_bytes())
     printed = run(code, script, out, 0, environment=environment)
-    assert "14 of 14 done" in printed and printed.count("is there already; pushed") == 13
+    assert "19 of 19 done" in printed and printed.count("is there already; pushed") == 18
     assert sorted(hub.repositories) == sorted(f"some-org/{name}" for name in names)
     card = hub.repositories["some-org/PPHGNetV2_B6_ssld_stage2"].files["README.md"].decode()
     assert "86.3" in card and 'model="some-org/PPHGNetV2_B6_ssld_stage2"' in card

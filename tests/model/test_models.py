@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from conftest import randomize, relative_difference
+from conftest import TINY_PP_HGNET_FIELDS, randomize, relative_difference
 from torch import nn
 from transformers import AutoModel, pipeline
 
@@ -14,6 +14,10 @@ from hgnetv2_hf import (
     HGNetV2Config,
     HGNetV2ForImageClassification,
     HGNetV2Model,
+    PPHGNetBackbone,
+    PPHGNetConfig,
+    PPHGNetForImageClassification,
+    PPHGNetModel,
     PPHGNetV2Backbone,
     PPHGNetV2Config,
     PPHGNetV2ForImageClassification,
@@ -22,15 +26,18 @@ from hgnetv2_hf import (
 )
 
 
-CLASSIFIERS = [HGNetV2ForImageClassification, PPHGNetV2ForImageClassification]
-MODELS = [*CLASSIFIERS, HGNetV2Model, HGNetV2Backbone, PPHGNetV2Model, PPHGNetV2Backbone]
+CLASSIFIERS = [HGNetV2ForImageClassification, PPHGNetV2ForImageClassification, PPHGNetForImageClassification]
+BASE_MODELS = [HGNetV2Model, PPHGNetV2Model, PPHGNetModel]
+MODELS = [*CLASSIFIERS, *BASE_MODELS, HGNetV2Backbone, PPHGNetV2Backbone, PPHGNetBackbone]
 
 
 @pytest.fixture
 def build(tiny_fields):
     def build(model_class, **options):
-        extra = {"class_expand": 24} if model_class.config_class is PPHGNetV2Config else {}
-        return randomize(model_class(model_class.config_class(**{**tiny_fields, **extra, **options})).eval())
+        config_class = model_class.config_class
+        fields = dict(TINY_PP_HGNET_FIELDS) if config_class is PPHGNetConfig else tiny_fields
+        extra = {"class_expand": 24} if config_class in (PPHGNetV2Config, PPHGNetConfig) else {}
+        return randomize(model_class(config_class(**{**fields, **extra, **options})).eval())
 
     return build
 
@@ -58,7 +65,7 @@ def test_tuples_hold_what_the_model_outputs_hold(build, pixel_values, model_clas
     ]
 
 
-@pytest.mark.parametrize("model_class", [HGNetV2Model, PPHGNetV2Model])
+@pytest.mark.parametrize("model_class", BASE_MODELS)
 def test_the_base_model_gives_the_last_map_and_its_average(build, pixel_values, model_class):
     output = build(model_class)(pixel_values)
     assert output.last_hidden_state.shape == (2, 40, 2, 3)
@@ -114,8 +121,11 @@ def test_saved_and_loaded_models_compute_the_same_bits(build, pixel_values, tmp_
     assert relative_difference(first.detach(), second.detach()) < 1e-12
 
 
-def test_a_classifier_folder_gives_base_model_and_backbone_without_warnings(build, tmp_path, pixel_values, caplog):
-    model = build(PPHGNetV2ForImageClassification)
+@pytest.mark.parametrize("model_class", [PPHGNetV2ForImageClassification, PPHGNetForImageClassification])
+def test_a_classifier_folder_gives_base_model_and_backbone_without_warnings(
+    build, tmp_path, pixel_values, caplog, model_class
+):
+    model = build(model_class)
     model.save_pretrained(tmp_path)
     stages = ["stem", "stage1", "stage2", "stage3", "stage4"]
     with warnings.catch_warnings():
@@ -140,7 +150,7 @@ def test_load_backbone_refuses_another_model(tmp_path):
         hgnetv2_hf.load_backbone(tmp_path / "missing")
 
 
-@pytest.mark.parametrize("model_class", [HGNetV2ForImageClassification, PPHGNetV2Backbone])
+@pytest.mark.parametrize("model_class", [HGNetV2ForImageClassification, PPHGNetV2Backbone, PPHGNetBackbone])
 def test_hidden_act_reaches_every_block(build, model_class):
     model = build(model_class, hidden_act="gelu")
     activations = [module.activation for name, module in model.named_modules() if hasattr(module, "activation")]
@@ -181,12 +191,12 @@ def test_channels_last_computes_the_same(build, pixel_values, model_class):
     assert relative_difference(output.detach(), expected.detach()) < 1e-12
 
 
-def test_device_map_places_the_model(build, pixel_values, tmp_path):
-    model = build(PPHGNetV2ForImageClassification)
+@pytest.mark.parametrize("model_class", [PPHGNetV2ForImageClassification, PPHGNetForImageClassification])
+def test_device_map_places_the_model(build, pixel_values, tmp_path, model_class):
+    model = build(model_class)
     model.save_pretrained(tmp_path)
-    placed = PPHGNetV2ForImageClassification.from_pretrained(tmp_path, device_map={"": "cpu"}).eval()
+    placed = model_class.from_pretrained(tmp_path, device_map={"": "cpu"}).eval()
     assert torch.allclose(placed(pixel_values).logits, model(pixel_values).logits, atol=1e-5)
-    assert set(model._no_split_modules) == {"HGNetV2BasicLayer"}
     assert {type(module).__name__ for module in model.modules()} >= set(model._no_split_modules)
 
 
@@ -206,7 +216,13 @@ def test_compiles_as_one_graph(build, pixel_values, model_class):
     reason="this torch has no automatic dimensions (before 2.6)",
 )
 @pytest.mark.parametrize(
-    "model_class", [PPHGNetV2ForImageClassification, HGNetV2ForImageClassification, HGNetV2Backbone]
+    "model_class",
+    [
+        PPHGNetV2ForImageClassification,
+        pytest.param(PPHGNetForImageClassification, marks=pytest.mark.slow),
+        HGNetV2ForImageClassification,
+        HGNetV2Backbone,
+    ],
 )
 def test_exports_with_dynamic_batch_and_image_size(build, pixel_values, model_class):
     model = build(model_class)
@@ -268,8 +284,9 @@ def test_missing_weights_are_initialised(build, tmp_path):
             assert torch.isfinite(tensor).all() and tensor.std() < 2, name
 
 
-def test_stochastic_depth_drops_whole_branches_and_keeps_the_mean(build, pixel_values):
-    model = build(HGNetV2Backbone, stage_num_blocks=[1, 1, 3, 2])
+@pytest.mark.parametrize("model_class", [HGNetV2Backbone, PPHGNetBackbone])
+def test_stochastic_depth_drops_whole_branches_and_keeps_the_mean(build, pixel_values, model_class):
+    model = build(model_class, stage_num_blocks=[1, 1, 3, 2])
     before = _first(model(pixel_values))
     assert set_drop_path_rate(model, 0.5) == 3
     assert torch.equal(_first(model(pixel_values)), before)
@@ -288,9 +305,10 @@ def test_stochastic_depth_drops_whole_branches_and_keeps_the_mean(build, pixel_v
         set_drop_path_rate(nn.Linear(1, 1), 0.1)
 
 
-def test_dropout_drops_without_rescaling_and_evaluation_multiplies(build, pixel_values):
-    plain = build(PPHGNetV2ForImageClassification)
-    dropping = build(PPHGNetV2ForImageClassification, dropout_prob=0.25)
+@pytest.mark.parametrize("model_class", [PPHGNetV2ForImageClassification, PPHGNetForImageClassification])
+def test_dropout_drops_without_rescaling_and_evaluation_multiplies(build, pixel_values, model_class):
+    plain = build(model_class)
+    dropping = build(model_class, dropout_prob=0.25)
     dropping.load_state_dict(plain.state_dict())
     plain.fc.bias.data.zero_(), dropping.fc.bias.data.zero_()
     assert torch.allclose(dropping(pixel_values).logits, plain(pixel_values).logits * 0.75, atol=1e-6)

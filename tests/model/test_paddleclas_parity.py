@@ -3,18 +3,26 @@
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDENS, golden_input, randomize, relative_difference
+from conftest import (
+    GOLDENS,
+    TINY_PP_HGNET_FIELDS,
+    golden_input,
+    randomize,
+    relative_difference,
+    slow_except,
+)
 from transformers import AutoBackbone, AutoModelForImageClassification
 
 import hgnetv2_hf
-from hgnetv2_hf.conversion.layouts import LAYOUTS, rename_back
+from hgnetv2_hf.conversion.layouts import layouts_of, rename_back
 from hgnetv2_hf.conversion.paddle_file import write_paddle_file
 
 
 FLOAT64, FLOAT32 = 1e-9, 1e-4
+NAMES = ["paddleclas_b0", "paddleclas_b4", "paddleclas_hgnet_tiny", "paddleclas_hgnet_base"]
 
 
-@pytest.mark.parametrize("name", ["paddleclas_b0", "paddleclas_b4"])
+@pytest.mark.parametrize("name", slow_except(NAMES, *NAMES[:3]))
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, FLOAT64), (torch.float32, FLOAT32)])
 def test_converted_classifier_equals_the_golden_of_paddleclas(converted_golden, name, dtype, tolerance):
     golden = np.load(GOLDENS / f"{name}.npz")
@@ -29,7 +37,7 @@ def test_converted_classifier_equals_the_golden_of_paddleclas(converted_golden, 
         assert relative_difference(feature[:, :4, -3:, -3:], golden[f"feature_corner_{i}"]) < tolerance
 
 
-@pytest.mark.parametrize("name", ["paddleclas_b0", "paddleclas_b4"])
+@pytest.mark.parametrize("name", slow_except(NAMES[:3], *NAMES[:2]))
 def test_converted_backbone_equals_the_golden_of_paddleclas(converted_golden, name):
     golden = np.load(GOLDENS / f"{name}.npz")
     stages = ["stem", "stage1", "stage2", "stage3", "stage4"]
@@ -53,7 +61,8 @@ def test_zero_pool_padding_is_visible_and_differs_from_paddle(converted_golden):
 def _compare_with_paddle(paddle, model, tmp_path, size=96, **request):
     """Exports ``model`` as a PaddleClas file, loads that into the real PaddleClas, and compares everything."""
     checkpoint = tmp_path / "checkpoint.pdparams"
-    write_paddle_file(rename_back(model.state_dict(), LAYOUTS["paddleclas"]), checkpoint)
+    layout = layouts_of(model.config.model_type)["paddleclas"]
+    write_paddle_file(rename_back(model.state_dict(), layout), checkpoint)
     pixel_values = torch.randn(2, 3, size, size + 17, generator=torch.Generator().manual_seed(1))
     answer = paddle(
         "network",
@@ -96,6 +105,27 @@ def test_custom_widths_heads_and_dropout_equal_the_real_paddleclas(
     )
     model = randomize(hgnetv2_hf.PPHGNetV2ForImageClassification(config).eval())
     _compare_with_paddle(paddle, model, tmp_path, **_custom_network(config))
+
+
+@pytest.mark.slow
+@pytest.mark.paddle
+@pytest.mark.parametrize("variant", ["tiny", "small", "base"])
+def test_every_variant_of_pp_hgnet_equals_the_real_paddleclas(paddle, tmp_path, variant):
+    config = hgnetv2_hf.PPHGNetConfig.from_variant(variant, num_labels=7)
+    model = randomize(hgnetv2_hf.PPHGNetForImageClassification(config).eval())
+    _compare_with_paddle(paddle, model, tmp_path, size=64, version=1, variant=variant)
+
+
+@pytest.mark.paddle
+@pytest.mark.parametrize("last_conv, dropout, stem", [(True, 0.3, [3, 8, 8]), (False, 0.0, [3, 4, 6, 6, 8])])
+def test_custom_widths_of_pp_hgnet_equal_the_real_paddleclas(paddle, tmp_path, last_conv, dropout, stem):
+    head = {"use_last_conv": last_conv, "class_expand": 24, "dropout_prob": dropout, "num_labels": 3}
+    config = hgnetv2_hf.PPHGNetConfig(**{**TINY_PP_HGNET_FIELDS, "stem_channels": stem}, **head)
+    model = randomize(hgnetv2_hf.PPHGNetForImageClassification(config).eval())
+    names = ("in_channels", "mid_channels", "out_channels", "num_blocks", "downsample", "numb_of_layers")
+    columns = [getattr(config, f"stage_{name}") for name in names]
+    network = {"version": 1, "variant": "", "stages": np.array(columns, dtype="int64").T, "stem_channels": stem}
+    _compare_with_paddle(paddle, model, tmp_path, use_last_conv=last_conv, class_expand=24, **network)
 
 
 @pytest.mark.paddle
