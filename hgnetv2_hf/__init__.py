@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .inference.runtime import load_exported
     from .model.configuration_deim import DEIMConfig, DEIMv2Config
     from .model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+    from .model.configuration_ml_decoder import PPHGNetV2MLConfig
     from .model.image_processing_hgnetv2 import HGNetV2ImageProcessor, HGNetV2ImageProcessorFast
     from .model.modeling_deim import DEIMForObjectDetection, DEIMModel
     from .model.modeling_deimv2 import DEIMv2ForObjectDetection, DEIMv2Model
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
         PPHGNetV2ForImageClassification,
         PPHGNetV2Model,
     )
+    from .model.modeling_ml_decoder import (
+        PPHGNetV2MLBackbone,
+        PPHGNetV2MLForImageClassification,
+        PPHGNetV2MLModel,
+    )
     from .training.stochastic_depth import set_drop_path_rate
 
 
@@ -39,6 +45,10 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     **dict.fromkeys(("HGNetV2Config", "PPHGNetV2Config"), "model.configuration_hgnetv2"),
     **dict.fromkeys(("DEIMConfig", "DEIMv2Config"), "model.configuration_deim"),
+    "PPHGNetV2MLConfig": "model.configuration_ml_decoder",
+    **dict.fromkeys(
+        ("PPHGNetV2MLBackbone", "PPHGNetV2MLForImageClassification", "PPHGNetV2MLModel"), "model.modeling_ml_decoder"
+    ),
     **dict.fromkeys(("DEIMForObjectDetection", "DEIMModel"), "model.modeling_deim"),
     **dict.fromkeys(("DEIMv2ForObjectDetection", "DEIMv2Model"), "model.modeling_deimv2"),
     **dict.fromkeys(("ConversionError", "HGNetV2Error"), "errors"),
@@ -75,6 +85,10 @@ __all__ = [
     "PPHGNetV2Backbone",
     "PPHGNetV2Config",
     "PPHGNetV2ForImageClassification",
+    "PPHGNetV2MLBackbone",
+    "PPHGNetV2MLConfig",
+    "PPHGNetV2MLForImageClassification",
+    "PPHGNetV2MLModel",
     "PPHGNetV2Model",
     "convert_checkpoint",
     "evaluate",

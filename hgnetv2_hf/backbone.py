@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoImageProcessor
 
 from .errors import HGNetV2Error
 from .model import modeling_hgnetv2 as modeling
+from .model.modeling_ml_decoder import PPHGNetV2MLBackbone
 from .model.image_processing_hgnetv2 import HGNetV2ImageProcessor
 from .structure import is_network
 from .wording import counted
@@ -23,7 +24,7 @@ def load_backbone(
     `AutoBackbone.from_pretrained` does the same on Transformers 4.56 but fails on local folders in 5.23.
 
     Args:
-        name_or_folder (`str` or `os.PathLike`): a folder or a repository of type `hgnet_v2` or `pp_hgnet_v2`.
+        name_or_folder (`str` or `os.PathLike`): a folder or a repository of type `hgnet_v2`, `pp_hgnet_v2` or `pp_hgnet_v2_ml`.
         out_features (`list[str]`, *optional*): maps to return, of `"stem"`, `"stage1"`, …; by default what the
             configuration says, the last stage unless it was set.
         kwargs: passed on to `from_pretrained` (`dtype`, `device_map`, `revision`, …).
@@ -47,10 +48,14 @@ def load_backbone(
     config = AutoConfig.from_pretrained(
         name_or_folder, **{key: value for key, value in kwargs.items() if key in hub_options}
     )
-    classes = {"hgnet_v2": modeling.HGNetV2Backbone, "pp_hgnet_v2": modeling.PPHGNetV2Backbone}
+    classes = {
+        "hgnet_v2": modeling.HGNetV2Backbone,
+        "pp_hgnet_v2": modeling.PPHGNetV2Backbone,
+        "pp_hgnet_v2_ml": PPHGNetV2MLBackbone,
+    }
     if config.model_type not in classes:
         raise ValueError(
-            f"{name_or_folder} holds a {config.model_type} model, not an HGNetV2 (hgnet_v2 or pp_hgnet_v2)."
+            f"{name_or_folder} holds a {config.model_type} model, not an HGNetV2 ({', '.join(classes)})."
         )
     if out_features is not None:
         config.out_features = list(out_features)

@@ -21,6 +21,8 @@ CODE_FILES = (
     "remote_code.py",
     "variants.py",
 )
+# What a folder of a multi-label classifier carries.
+ML_DECODER_CODE_FILES = (*CODE_FILES, "configuration_ml_decoder.py", "modeling_ml_decoder.py")
 # What a folder of a detector carries. Its backbone is of a stock type, whose code comes with Transformers.
 DETECTOR_CODE_FILES = (
     "compat.py",
@@ -42,6 +44,12 @@ AUTO_MAPS = {
         "AutoModel": "modeling_hgnetv2.PPHGNetV2Model",
         "AutoBackbone": "modeling_hgnetv2.PPHGNetV2Backbone",
         "AutoModelForImageClassification": "modeling_hgnetv2.PPHGNetV2ForImageClassification",
+    },
+    "pp_hgnet_v2_ml": {
+        "AutoConfig": "configuration_ml_decoder.PPHGNetV2MLConfig",
+        "AutoModel": "modeling_ml_decoder.PPHGNetV2MLModel",
+        "AutoBackbone": "modeling_ml_decoder.PPHGNetV2MLBackbone",
+        "AutoModelForImageClassification": "modeling_ml_decoder.PPHGNetV2MLForImageClassification",
     },
     "deim": {
         "AutoConfig": "configuration_deim.DEIMConfig",
