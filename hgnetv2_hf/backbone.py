@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoImageProcessor
 
 from .errors import HGNetV2Error
 from .model import modeling_hgnetv2 as modeling
-from .model.modeling_ml_decoder import PPHGNetV2MLBackbone
 from .model.image_processing_hgnetv2 import HGNetV2ImageProcessor
+from .model.modeling_ml_decoder import PPHGNetV2MLBackbone
 from .structure import is_network
 from .wording import counted
 
@@ -24,7 +24,8 @@ def load_backbone(
     `AutoBackbone.from_pretrained` does the same on Transformers 4.56 but fails on local folders in 5.23.
 
     Args:
-        name_or_folder (`str` or `os.PathLike`): a folder or a repository of type `hgnet_v2`, `pp_hgnet_v2` or `pp_hgnet_v2_ml`.
+        name_or_folder (`str` or `os.PathLike`): a folder or a repository of type `hgnet_v2`, `pp_hgnet_v2` or
+            `pp_hgnet_v2_ml`.
         out_features (`list[str]`, *optional*): maps to return, of `"stem"`, `"stage1"`, …; by default what the
             configuration says, the last stage unless it was set.
         kwargs: passed on to `from_pretrained` (`dtype`, `device_map`, `revision`, …).
@@ -54,9 +55,7 @@ def load_backbone(
         "pp_hgnet_v2_ml": PPHGNetV2MLBackbone,
     }
     if config.model_type not in classes:
-        raise ValueError(
-            f"{name_or_folder} holds a {config.model_type} model, not an HGNetV2 ({', '.join(classes)})."
-        )
+        raise ValueError(f"{name_or_folder} holds a {config.model_type} model, not an HGNetV2 ({', '.join(classes)}).")
     if out_features is not None:
         config.out_features = list(out_features)
     return classes[config.model_type].from_pretrained(name_or_folder, config=config, **kwargs)

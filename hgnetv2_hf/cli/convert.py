@@ -43,6 +43,18 @@ def add(commands):
     parser.add_argument(
         "--num-queries", type=positive_integer, metavar="N", help="of a detector (default: what its authors publish)"
     )
+    parser.add_argument(
+        "--image-size",
+        type=positive_integer,
+        metavar="PIXELS",
+        help="resize to a square, without a crop (default: 448 for ML-Decoder classifiers)",
+    )
+    parser.add_argument(
+        "--num-labels", type=positive_integer, metavar="N", help="of an ML-Decoder with fewer queries than labels"
+    )
+    parser.add_argument(
+        "--num-heads", type=positive_integer, metavar="N", help="of an ML-Decoder's attention (default: 8)"
+    )
     parser.add_argument("--dropout", type=probability, metavar="P", help="PaddleClas's dropout_prob (default: 0)")
     parser.add_argument(
         "--verify",

@@ -10,7 +10,8 @@ from ._framework import add_command, fail
 _NOTES = """
 top-1, top-5: per cent on ImageNet-1k as PaddleClas publishes them for these weights, at its own
 preprocessing (236); timm's files hold the same weights. AP: on COCO val2017, as the detector's
-authors publish it. size: of the tensors, 4 bytes each. A dash: not published, or a backbone alone.
+authors publish it; of multi-label classifiers (_ML) the labels' mean AP on COCO 2017, as PaddleX
+publishes it. size: of the tensors, 4 bytes each. A dash: not published, or a backbone alone.
 """
 
 
@@ -86,7 +87,7 @@ def _variants_table(names):
 def _published_table(rows, short):
     lines = [f"{'published checkpoint':<42}variant  top-1  top-5    AP      size  resize"]
     for name, row in rows.items():
-        top1, top5, ap = (_figure(value) for value in (row.top1, row.top5, row.ap))
+        top1, top5, ap = (_figure(value) for value in (row.top1, row.top5, row.ap or row.label_ap))
         size = file_size(row)
         size = f"{size / 1e6:.1f} MB" if size is not None else "-"
         lines.append(f"{name:<42}{row.variant:<7}{top1:>7}{top5:>7}{ap:>6}{size:>10}  {row.resize_short or '-':>6}")
@@ -106,7 +107,7 @@ def file_size(row):
         return None
     if row.url is None:
         return (ASSETS / row.file_name).stat().st_size
-    count = _network(row.variant, classifier=row.task == "classification")
+    count = _network(row.variant, classifier=row.task == "classification", has_decoder=row.label_ap is not None)
     return 4 * (count.learned + count.statistics)
 
 
@@ -128,7 +129,7 @@ def _conv(in_channels, out_channels, kernel_size, lab=False, groups=1):
     return _Count(weights + 2 * out_channels + 2 * lab, 2 * out_channels)
 
 
-def _network(name, classifier):
+def _network(name, classifier, has_decoder=False):
     variant = VARIANTS[name]
     lab = variant.use_learnable_affine_block
     parts = [*_stem(*variant.stem_channels, lab)]
@@ -136,8 +137,15 @@ def _network(name, classifier):
         parts += _stage(stage, lab)
     if classifier:
         width, expanded, classes = variant.stages[-1].out_channels, 2048, 1000
-        parts.append(_Count(width * expanded + 2 * lab + expanded * classes + classes, 0))
+        last = _ml_decoder(expanded) if has_decoder else expanded * classes + classes
+        parts.append(_Count(width * expanded + 2 * lab + last, 0))
     return _Count(*map(sum, zip(*parts)))
+
+
+def _ml_decoder(channels, queries=80, width=768, inner=2048):
+    """PaddleClas's ML-Decoder as PaddleX publishes it: one layer, a query per label."""
+    attention, feed_forward, norms = 4 * (width * width + width), 2 * width * inner + inner + width, 3 * 2 * width
+    return channels * width + width + queries * width + attention + feed_forward + norms + queries * (width + 1)
 
 
 def _stem(channels, mid, out, lab):

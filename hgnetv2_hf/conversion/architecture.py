@@ -4,6 +4,7 @@ import re
 
 from ..errors import ConversionError
 from ..model.variants import STAGE_FIELDS, VARIANTS, Stage, architecture_fields
+from .ml_decoder import SIGNATURE, decoder_fields
 
 
 def recognise_architecture(tensors):
@@ -30,8 +31,8 @@ def recognise_architecture(tensors):
         "use_learnable_affine_block": any(name.endswith(".lab.scale") for name in tensors),
         **{field: list(column) for field, column in zip(STAGE_FIELDS, zip(*stages))},
     }
-    if "fc.weight" in tensors:
-        fields["num_labels"] = shape.of("fc.weight", 2)[0]
+    if "fc.weight" in tensors or SIGNATURE in tensors:
+        fields.update(decoder_fields(shape) if SIGNATURE in tensors else {"num_labels": shape.of("fc.weight", 2)[0]})
         fields["use_last_conv"] = "last_conv.weight" in tensors
         if fields["use_last_conv"]:
             fields["class_expand"] = shape.of("last_conv.weight", 4)[0]

@@ -15,7 +15,7 @@ from ..model.heads import write_both_names
 from ..model.variants import canonical_name
 from ..wording import counted
 from .architecture import name_variant, recognise_architecture
-from .assumptions import assume
+from .assumptions import OPTIONS, assume
 from .detectors import DETECTORS, recognise_detector
 from .families import FAMILY_NAMES, check_family
 from .layouts import LAYOUTS, is_head, recognise_layout, rename, rename_back, split_detector
@@ -47,6 +47,9 @@ def convert_checkpoint(
     pool_padding: Optional[str] = None,
     dropout: Optional[float] = None,
     num_queries: Optional[int] = None,
+    image_size: Optional[int] = None,
+    num_labels: Optional[int] = None,
+    num_heads: Optional[int] = None,
     push_to_hub: Optional[str] = None,
     private: bool = False,
     create_pr: bool = False,
@@ -78,6 +81,10 @@ def convert_checkpoint(
             default `"same"` for PaddleClas, PaddleDetection and timm, `"zero"` for the others.
         dropout (`float`, *optional*): PaddleClas's `dropout_prob`, which no tensor shows; 0 by default.
         num_queries (`int`, *optional*): of a detector; by default what its authors publish.
+        image_size (`int`, *optional*): resize to a square of so many pixels, without a crop; by default 448 for
+            ML-Decoder classifiers, as PaddleX.
+        num_labels (`int`, *optional*): of an ML-Decoder with several logits per query, which leave it open.
+        num_heads (`int`, *optional*): of an ML-Decoder's attention, which no tensor shows; 8 by default.
         push_to_hub (`str`, *optional*): the repository that the folder is then uploaded to, `"user/name"`.
         private, create_pr (`bool`, defaults to `False`): create it private; open a pull request.
 
@@ -108,13 +115,18 @@ def convert_checkpoint(
         from ..hub.upload import check_repository
 
         check_repository(push_to_hub)
-    if num_queries is not None and num_queries < 1:
-        raise ValueError(f"`num_queries` must be a positive whole number; got {num_queries!r}.")
+    counts = {"num_queries": num_queries, "image_size": image_size, "num_labels": num_labels, "num_heads": num_heads}
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` must be a positive whole number; got {value!r}.")
     options = {
         "resize_short": resize_short,
         "crop_size": crop_size,
+        "image_size": None if image_size is None else [image_size, image_size],
         "pool_padding": pool_padding,
         "dropout_prob": dropout,
+        "num_labels": num_labels,
+        "decoder_attention_heads": num_heads,
     }
     detector_options = {"family": family, "num_queries": num_queries}
     with claim(output_dir, source, overwrite):
@@ -150,13 +162,13 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None, 
 
     Args:
         source ([`Source`]): the file.
-        options (`dict`, *optional*): `resize_short`, `crop_size`, `pool_padding` and `dropout_prob`, or `None`.
+        options (`dict`, *optional*): [`OPTIONS`], or `None`.
         detector_options (`dict`, *optional*): `family` and `num_queries`, or `None`.
 
     Returns:
         [`Checkpoint`]
     """
-    options = options or dict.fromkeys(("resize_short", "crop_size", "pool_padding", "dropout_prob"))
+    options = options or dict.fromkeys(OPTIONS)
     detector_options = detector_options or {"family": None, "num_queries": None}
     family = detector_options["family"]
     content, place = read_weights(source.path)

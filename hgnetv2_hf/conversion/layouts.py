@@ -16,7 +16,7 @@ class Layout(NamedTuple):
     pool_padding: str  # how the program that ships these files pads the stem's max-pool: "same" or "zero"
     prefix: str = "backbone."  # of the network inside a detector
     excluded: Optional[str] = None  # the beginning of names that no file of this layout holds
-    transposed: tuple[str, ...] = ()  # (in, out) weights of linear layers, by their new names
+    transposed: tuple[str, ...] = ()  # patterns of (in, out) weights of linear layers, by their new names
     has_head: bool = True
     has_counters: bool = True  # `num_batches_tracked`
 
@@ -44,6 +44,7 @@ _SQUEEZE_BACK = (
 _PADDLE = {
     "rules": (
         *_SQUEEZE,
+        (r"^fc\.decoder\.layers\.", "fc.layers."),
         (r"\.bn\._mean$", ".bn.running_mean"),
         (r"\.bn\._variance$", ".bn.running_var"),
         *_NAMES,
@@ -52,10 +53,11 @@ _PADDLE = {
         *_NAMES_BACK,
         (r"\.bn\.running_mean$", ".bn._mean"),
         (r"\.bn\.running_var$", ".bn._variance"),
+        (r"^fc\.layers\.", "fc.decoder.layers."),
         *_SQUEEZE_BACK,
     ),
     "pool_padding": "same",
-    "transposed": ("fc.weight",),
+    "transposed": (r"fc\.weight", r"fc\.layers\..+\.weight"),
     "has_counters": False,
 }
 
@@ -177,4 +179,5 @@ def _apply(rules, name):
 
 
 def _oriented(name, tensor, layout):
-    return tensor.t() if name in layout.transposed and tensor.ndim == 2 else tensor
+    is_transposed = tensor.ndim == 2 and any(re.fullmatch(pattern, name) for pattern in layout.transposed)
+    return tensor.t() if is_transposed else tensor

@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 from ..errors import ConversionError
 from ..hub.published import ASSETS, PUBLISHED, Published, find_published, published_name
+from . import ml_decoder
 from .timm_folder import TimmModel, read_timm_config
 
 
@@ -92,14 +93,17 @@ def _declared_by_transformers(folder, config):
     """What no tensor shows and the folder's own configuration says, saved by this package or by stock Transformers."""
     if isinstance(config.get("backbone_config"), dict):  # a detector
         config = config["backbone_config"]
-    if config.get("model_type") not in ("hgnet_v2", "pp_hgnet_v2"):
+    if config.get("model_type") not in ("hgnet_v2", "pp_hgnet_v2", "pp_hgnet_v2_ml"):
         return {}
     if config["model_type"] == "hgnet_v2" and config.get("hidden_act", "relu") != "relu":
         raise ConversionError(
             f"{folder} was saved by stock Transformers with hidden_act {config['hidden_act']!r}, which reaches the "
             "stem only there; no configuration of this package computes that."
         )
-    fields = ("hidden_act", "stem_strides", "stage_downsample_strides", "pool_padding", "dropout_prob", "id2label")
+    fields = (
+        "hidden_act", "stem_strides", "stage_downsample_strides", "pool_padding", "dropout_prob", "id2label",
+        *ml_decoder.ASSUMED_FIELDS,
+    )  # fmt: skip
     declared = {field: config[field] for field in fields if field in config}
     if config["model_type"] == "hgnet_v2":
         declared["pool_padding"] = "zero"
@@ -112,6 +116,10 @@ def _declared_by_transformers(folder, config):
     for field, key, side in (("resize_short", "size", "shortest_edge"), ("crop_size", "crop_size", "height")):
         if isinstance(processor.get(key), dict) and isinstance(processor[key].get(side), int):
             declared[field] = processor[key][side]
+    size = processor.get("size")
+    if processor.get("do_center_crop") is False and isinstance(size, dict) and {"height", "width"} <= set(size):
+        declared.pop("crop_size", None)
+        declared["image_size"] = [size["height"], size["width"]]
     for field in ("image_mean", "image_std", "resample"):
         if processor.get(field) is not None:
             declared[field] = processor[field]

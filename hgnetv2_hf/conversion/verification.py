@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from ..errors import ConversionError
 from ..model.configuration_hgnetv2 import PADDLE_EPSILON
 from ..model.variants import STAGE_FIELDS
 from ..wording import counted, sentence
-from .layouts import LAYOUTS, is_counter, rename_back
+from .layouts import LAYOUTS, is_counter, is_head, rename_back
+from .ml_decoder import paddleclas_ml_decoder
 from .paddle_file import write_paddle_file
 from .timm_folder import TimmModel
 
@@ -149,8 +151,9 @@ def _ask_paddleclas(question):
         request, answer = os.path.join(folder, "request.npz"), os.path.join(folder, "answer.npz")
         # Paddle unpickles what it opens, so it gets the tensors in a file written here, never the source itself.
         checkpoint = os.path.join(folder, "checkpoint.pdparams")
-        write_paddle_file(question.tensors_for("paddleclas"), checkpoint)
-        np.savez(request, checkpoint=checkpoint, **_paddleclas_request(question))
+        tensors = _paddleclas_tensors(question)
+        write_paddle_file(tensors, checkpoint)
+        np.savez(request, checkpoint=checkpoint, **_paddleclas_request(question, tensors))
         script = Path(__file__).with_name("run_paddleclas.py")
         try:
             run = subprocess.run([python, str(script), request, answer], capture_output=True, text=True, check=False)
@@ -164,9 +167,16 @@ def _ask_paddleclas(question):
     return f"PaddleClas {arrays.pop('version')}", arrays
 
 
-def _paddleclas_request(question):
-    config, tensors = question.model.config, question.tensors_for("paddleclas")
-    has_head, has_last_conv = "fc.weight" in tensors, "last_conv.weight" in tensors
+def _paddleclas_tensors(question):
+    """The source's, without a head that the converted model does not have."""
+    tensors = question.tensors_for("paddleclas")
+    has_head = hasattr(question.model, "fc")
+    return {name: tensor for name, tensor in tensors.items() if has_head or not is_head(name)}
+
+
+def _paddleclas_request(question, tensors):
+    config = question.model.config
+    has_head, has_last_conv = hasattr(question.model, "fc"), "last_conv.weight" in tensors
     class_expand = tensors["last_conv.weight"].shape[0] if has_last_conv else 2048
     is_as_published = not has_head or (has_last_conv and class_expand == 2048)
     return {
@@ -177,7 +187,8 @@ def _paddleclas_request(question):
         "use_lab": config.use_learnable_affine_block,
         "use_last_conv": has_last_conv or not has_head,
         "class_expand": class_expand,
-        "class_num": tensors["fc.weight"].shape[1] if has_head else 1000,
+        "class_num": config.num_labels if has_head else 1000,
+        "ml_decoder": json.dumps(paddleclas_ml_decoder(config)) if hasattr(config, "decoder_queries") else "",
         "dropout_prob": getattr(config, "dropout_prob", 0.0),
     }
 
@@ -195,8 +206,8 @@ def _ask_timm(question):
         raise NotComparable("timm was not run: it is not installed here")
     if not config.has_default_strides() or config.hidden_act != "relu" or getattr(config, "dropout_prob", 0.0):
         raise NotComparable("timm was not run: it cannot express these strides, this activation or this dropout")
-    if len(config.stage_in_channels) != 4:
-        raise NotComparable("timm was not run: it has four stages")
+    if len(config.stage_in_channels) != 4 or (hasattr(question.model, "fc") and hasattr(config, "decoder_queries")):
+        raise NotComparable("timm was not run: it has four stages, and no ML-Decoder")
     import timm
 
     tensors = question.tensors_for("timm")

@@ -2,7 +2,8 @@
 
 Sources: PaddleClas ``docs/zh_CN/models/ImageNet1k/PP-HGNetV2.md`` and ``ppcls/configs`` (accuracy on ImageNet-1k,
 224×224); timm ``models/hgnet.py``; the backbone files that D-FINE, RT-DETRv2 and PaddleDetection download; the model
-tables of these three and of DEIM, RT-DETRv4 and DEIMv2 (AP on COCO val2017). All are Apache-2.0.
+tables of these three and of DEIM, RT-DETRv4 and DEIMv2 (AP on COCO val2017); PaddleX
+``docs/module_usage/tutorials/cv_modules/image_multilabel_classification.md``. All are Apache-2.0.
 """
 
 from functools import partial
@@ -17,6 +18,7 @@ RTDETRV2_URL = "https://github.com/lyuwenyu/storage/releases/download/v0.1/"
 PADDLEDETECTION_URL = "https://bj.bcebos.com/v1/paddledet/models/"
 PADDLEDETECTION_BACKBONE_URL = "https://bj.bcebos.com/v1/paddledet/models/pretrained/"
 PADDLEDETECTION_H_BACKBONE_URL = "https://paddledet.bj.bcebos.com/models/pretrained/"
+PADDLEX_URL = "https://paddle-model-ecology.bj.bcebos.com/paddlex/official_pretrained_model/"
 DEIM_PAGE = "https://github.com/Intellindust-AI-Lab/DEIM"
 RTDETRV4_PAGE = "https://github.com/RT-DETRs/RT-DETRv4"
 
@@ -36,12 +38,17 @@ class Published(NamedTuple):
     page: Optional[str] = None  # where people find the file, whose address is no stable one (a shared drive)
     repo_id: Optional[str] = None  # on the Hub
     license: str = "apache-2.0"
+    label_ap: Optional[float] = None  # of multi-label classifiers on COCO 2017: the labels' mean AP, per cent
 
 
 # What the rows of one program share. timm's short side of 232 is its own: a crop_pct of 0.965.
 def _paddleclas(variant, file_name, top1, top5):
     url = PADDLECLAS_URL + file_name
     return Published(variant, file_name, "paddleclas", "classification", 236, 224, top1, top5, "imagenet-1k", url=url)
+
+
+def _multi_label(variant, file_name, label_ap):
+    return Published(variant, file_name, "paddleclas", labels="coco", url=PADDLEX_URL + file_name, label_ap=label_ap)
 
 
 def _timm(variant, repo_id, top1, top5):
@@ -96,6 +103,10 @@ PUBLISHED = {
     "PPHGNetV2_B5_ssld_stage1": _paddleclas("b5", "PPHGNetV2_B5_ssld_stage1_pretrained.pdparams", None, None),
     "PPHGNetV2_B6_ssld_stage2": _paddleclas("b6", "PPHGNetV2_B6_ssld_pretrained.pdparams", 86.30, 97.84),
     "PPHGNetV2_B6_ssld_stage1": _paddleclas("b6", "PPHGNetV2_B6_ssld_stage1_pretrained.pdparams", None, None),
+    # PaddleX's multi-label classifiers, with an ML-Decoder: variant, file, mean AP of the labels.
+    "PP-HGNetV2-B0_ML": _multi_label("b0", "PP-HGNetV2-B0_ML_pretrained.pdparams", 80.98),
+    "PP-HGNetV2-B4_ML": _multi_label("b4", "PP-HGNetV2-B4_ML_pretrained.pdparams", 87.96),
+    "PP-HGNetV2-B6_ML": _multi_label("b6", "PP-HGNetV2-B6_ML_pretrained.pdparams", 91.25),
     # timm's, which hold the same weights: variant, repository, top-1, top-5.
     "hgnetv2_b0.ssld_stage2_ft_in1k": _timm("b0", "timm/hgnetv2_b0.ssld_stage2_ft_in1k", 77.77, 93.91),
     "hgnetv2_b0.ssld_stage1_in22k_in1k": _timm("b0", "timm/hgnetv2_b0.ssld_stage1_in22k_in1k", None, None),

@@ -32,8 +32,8 @@ class PPHGNetV2MLConfig(PPHGNetV2Config):
         decoder_ffn_dim (`int`, defaults to 2048): width inside a layer's feed-forward part.
         decoder_activation_function (`str`, defaults to `"relu"`): of the feed-forward part.
         decoder_dropout (`float`, defaults to 0.1): while training, of attention weights and of each part's output.
-        decoder_self_attention (`bool`, defaults to `False`): whether the queries look at each other in the first layer;
-            in all further ones they do, as PaddleClas builds them.
+        decoder_self_attention (`bool`, defaults to `False`): whether the queries look at each other in the first
+            layer; in all further ones they do, as PaddleClas builds them.
         problem_type (`str`, defaults to `"multi_label_classification"`): the loss is binary cross entropy and the
             scores of `pipeline` are sigmoids; `"single_label_classification"` for labels that exclude each other.
 
@@ -88,8 +88,8 @@ class PPHGNetV2MLConfig(PPHGNetV2Config):
         _check_fields(self, _DECODER_FIELD_CHECKS)
         if self.decoder_hidden_size % self.decoder_attention_heads:
             raise ValueError(
-                f"`decoder_attention_heads` cannot build an ML-Decoder: got {self.decoder_attention_heads}, expected a "
-                f"divisor of decoder_hidden_size ({self.decoder_hidden_size})."
+                f"`decoder_attention_heads` cannot build an ML-Decoder: got {self.decoder_attention_heads}, expected "
+                f"a divisor of decoder_hidden_size ({self.decoder_hidden_size})."
             )
 
 
