@@ -25,6 +25,7 @@ sys.path[:0] = [str(PROGRAMS), str(GOLDENS.parent)]
 GOLDEN_FILES = {
     "paddleclas_b0": ".pdparams",
     "paddleclas_b4": ".pdparams",
+    "paddleclas_ml": ".pdparams",
     "paddledet_rtdetr_hgnetv2_l": ".pdparams",
     "dfine_n": ".pth",
     "dfine_l": ".pth",

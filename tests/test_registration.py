@@ -40,16 +40,16 @@ def entries():
     return found + [list(getattr(image_processing_auto, name)) for name in names]
 
 
-def test_registers_every_auto_class_for_both_model_types():
-    for name, prefix in (("hgnet_v2", ""), ("pp_hgnet_v2", "PP")):
+def test_registers_every_auto_class_for_all_model_types():
+    for name, prefix in (("hgnet_v2", "HGNetV2"), ("pp_hgnet_v2", "PPHGNetV2"), ("pp_hgnet_v2_ml", "PPHGNetV2ML")):
         config = AutoConfig.for_model(name)
-        assert type(config) is getattr(hgnetv2_hf, f"{prefix}HGNetV2Config")
+        assert type(config) is getattr(hgnetv2_hf, f"{prefix}Config")
         with torch.device("meta"):
-            assert type(AutoModel.from_config(config)) is getattr(hgnetv2_hf, f"{prefix}HGNetV2Model")
-            assert type(AutoBackbone.from_config(config)) is getattr(hgnetv2_hf, f"{prefix}HGNetV2Backbone")
+            assert type(AutoModel.from_config(config)) is getattr(hgnetv2_hf, f"{prefix}Model")
+            assert type(AutoBackbone.from_config(config)) is getattr(hgnetv2_hf, f"{prefix}Backbone")
             config.set_compatibility_fields()
             classifier = AutoModelForImageClassification.from_config(config)
-            assert type(classifier) is getattr(hgnetv2_hf, f"{prefix}HGNetV2ForImageClassification")
+            assert type(classifier) is getattr(hgnetv2_hf, f"{prefix}ForImageClassification")
         assert type(config) in image_processing_auto.IMAGE_PROCESSOR_MAPPING
 
 

@@ -17,19 +17,27 @@ from hgnetv2_hf import (
     PPHGNetV2Backbone,
     PPHGNetV2Config,
     PPHGNetV2ForImageClassification,
+    PPHGNetV2MLConfig,
+    PPHGNetV2MLForImageClassification,
     PPHGNetV2Model,
     set_drop_path_rate,
 )
 
 
 CLASSIFIERS = [HGNetV2ForImageClassification, PPHGNetV2ForImageClassification]
-MODELS = [*CLASSIFIERS, HGNetV2Model, HGNetV2Backbone, PPHGNetV2Model, PPHGNetV2Backbone]
+MULTI_LABEL = PPHGNetV2MLForImageClassification
+MODELS = [*CLASSIFIERS, MULTI_LABEL, HGNetV2Model, HGNetV2Backbone, PPHGNetV2Model, PPHGNetV2Backbone]
+
+EXTRA = {
+    PPHGNetV2Config: {"class_expand": 24},
+    PPHGNetV2MLConfig: {"class_expand": 24, "decoder_hidden_size": 16, "decoder_ffn_dim": 12, "decoder_queries": 1},
+}
 
 
 @pytest.fixture
 def build(tiny_fields):
     def build(model_class, **options):
-        extra = {"class_expand": 24} if model_class.config_class is PPHGNetV2Config else {}
+        extra = EXTRA.get(model_class.config_class, {})
         return randomize(model_class(model_class.config_class(**{**tiny_fields, **extra, **options})).eval())
 
     return build
@@ -162,7 +170,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(build, pixel_values, mo
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("model_class", [PPHGNetV2ForImageClassification, HGNetV2Backbone])
+@pytest.mark.parametrize("model_class", [PPHGNetV2ForImageClassification, MULTI_LABEL, HGNetV2Backbone])
 def test_half_precision_loads_and_runs(build, pixel_values, tmp_path, model_class, dtype):
     model = build(model_class)
     model.save_pretrained(tmp_path)
@@ -191,7 +199,7 @@ def test_device_map_places_the_model(build, pixel_values, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_class", [PPHGNetV2ForImageClassification, HGNetV2Backbone])
+@pytest.mark.parametrize("model_class", [PPHGNetV2ForImageClassification, MULTI_LABEL, HGNetV2Backbone])
 def test_compiles_as_one_graph(build, pixel_values, model_class):
     """What Inductor makes of such graphs is tested in `inference/test_inference.py`."""
     model = build(model_class)
@@ -206,7 +214,13 @@ def test_compiles_as_one_graph(build, pixel_values, model_class):
     reason="this torch has no automatic dimensions (before 2.6)",
 )
 @pytest.mark.parametrize(
-    "model_class", [PPHGNetV2ForImageClassification, HGNetV2ForImageClassification, HGNetV2Backbone]
+    "model_class",
+    [
+        PPHGNetV2ForImageClassification,
+        HGNetV2ForImageClassification,
+        pytest.param(MULTI_LABEL, marks=pytest.mark.slow),
+        HGNetV2Backbone,
+    ],
 )
 def test_exports_with_dynamic_batch_and_image_size(build, pixel_values, model_class):
     model = build(model_class)
