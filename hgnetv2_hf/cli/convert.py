@@ -28,6 +28,12 @@ def add(commands):
         "published name say",
     )
     parser.add_argument(
+        "--weights",
+        metavar="NAME",
+        help="which weights of a file with several: ema, model, student, teacher, or a place such as state_dict_ema "
+        "(default: averaged ones before others, a student before its teacher)",
+    )
+    parser.add_argument(
         "--resize-short",
         type=positive_integer,
         metavar="PIXELS",

@@ -50,6 +50,7 @@ def convert_checkpoint(
     image_size: Optional[int] = None,
     num_labels: Optional[int] = None,
     num_heads: Optional[int] = None,
+    weights: Optional[str] = None,
     push_to_hub: Optional[str] = None,
     private: bool = False,
     create_pr: bool = False,
@@ -85,6 +86,9 @@ def convert_checkpoint(
             ML-Decoder classifiers, as PaddleX.
         num_labels (`int`, *optional*): of an ML-Decoder with several logits per query, which leave it open.
         num_heads (`int`, *optional*): of an ML-Decoder's attention, which no tensor shows; 8 by default.
+        weights (`str`, *optional*): which weights of a file with several: `"ema"`, `"model"`, `"student"`,
+            `"teacher"`, or the place that the report names, such as `"state_dict_ema"`; by default averaged ones
+            before others, a student before its teacher.
         push_to_hub (`str`, *optional*): the repository that the folder is then uploaded to, `"user/name"`.
         private, create_pr (`bool`, defaults to `False`): create it private; open a pull request.
 
@@ -131,7 +135,7 @@ def convert_checkpoint(
     detector_options = {"family": family, "num_queries": num_queries}
     with claim(output_dir, source, overwrite):
         found = find_source(os.fspath(source))
-        checkpoint = read_checkpoint(found, layout, variant, task, options, detector_options)
+        checkpoint = read_checkpoint(found, layout, variant, task, options, detector_options, weights)
         report = _write(checkpoint, output_dir, verify, push_to_hub)
     if push_to_hub is None:
         return report
@@ -156,7 +160,7 @@ class Checkpoint:
     timm: Optional[TimmModel] = None  # of a timm folder
 
 
-def read_checkpoint(source, layout=None, variant=None, task=None, options=None, detector_options=None):
+def read_checkpoint(source, layout=None, variant=None, task=None, options=None, detector_options=None, weights=None):
     """
     The first half of a conversion, read, recognise, rename, build: arguments and errors are [`convert_checkpoint`]'s.
 
@@ -164,6 +168,7 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None, 
         source ([`Source`]): the file.
         options (`dict`, *optional*): [`OPTIONS`], or `None`.
         detector_options (`dict`, *optional*): `family` and `num_queries`, or `None`.
+        weights (`str`, *optional*): the set of weights.
 
     Returns:
         [`Checkpoint`]
@@ -171,7 +176,7 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None, 
     options = options or dict.fromkeys(OPTIONS)
     detector_options = detector_options or {"family": None, "num_queries": None}
     family = detector_options["family"]
-    content, place = read_weights(source.path)
+    content, place = read_weights(source.path, weights)
     detector = recognise_detector(content)
     if family is not None and detector not in ("dfine", "deimv2"):
         raise ConversionError(
@@ -186,7 +191,7 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None, 
         if detector_options["num_queries"] is not None:
             raise ConversionError("The option num_queries is for whole detectors.")
     _check_variant(source, checkpoint.report.variant, variant)
-    assumed = {**_assumed_place(place), **checkpoint.report.assumed}
+    assumed = {**_assumed_place(place, weights), **checkpoint.report.assumed}
     return dataclasses.replace(checkpoint, report=dataclasses.replace(checkpoint.report, assumed=assumed))
 
 
@@ -278,12 +283,13 @@ def _check_variant(source, found, wanted):
         raise ConversionError(f"{source.path} does not hold a {wanted}: its widths and depths are those of {what}.")
 
 
-def _assumed_place(place):
+def _assumed_place(place, wanted):
     """Where the weights lie inside the file, as an assumed field: the file may hold others too."""
-    if not place:
+    if not place.taken:
         return {}
-    preferred = "a student's, not its teacher's" if place.endswith("Student") else "averaged weights are preferred"
-    return {"weights": (place, f"the place inside the file; {preferred}")}
+    chosen = "option" if wanted is not None else "the place inside the file"
+    others = f"; it also holds {', '.join(place.others)}" if place.others else ""
+    return {"weights": (place.taken, chosen + others)}
 
 
 def _write(checkpoint, output_dir, verify, repo_id):
