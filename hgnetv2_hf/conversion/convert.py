@@ -67,8 +67,8 @@ def convert_checkpoint(
             Transformers; or a published name (`PPHGNetV2_B4_ssld_stage2`; `hgnetv2-hf list`), which is downloaded.
         output_dir (`str` or `os.PathLike`): the folder to write.
         variant (`str`, *optional*): insist on a variant (`"b0"` … `"b6"`, …); recognised from the tensors without it.
-        layout (`str`, *optional*): insist on a layout (`"paddleclas"`, `"paddledetection"`, `"timm"`, `"dfine"`,
-            `"rtdetrv2"`, `"transformers"`); recognised from the names without it.
+        layout (`str`, *optional*): insist on a layout (`"paddleclas"`, `"paddledetection"`, `"timm"`,
+            `"timm_features"`, `"dfine"`, `"rtdetrv2"`, `"transformers"`); recognised from the names without it.
         task (`str`, *optional*): `"classification"`, `"detection"` or `"backbone"` (also of a detector); by default
             what the file holds.
         family (`"dfine"`, `"deim"`, `"rtdetrv4"` or `"deimv2"`, *optional*): the program that a whole detector with

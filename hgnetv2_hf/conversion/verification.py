@@ -68,6 +68,7 @@ class _Question:
 
 
 _SAME_NAMES = {"paddleclas": ("paddleclas", "paddledetection"), "timm": ("timm", "dfine")}
+_TIMM_STAGES = 4
 
 
 class NotComparable(Exception):
@@ -206,7 +207,7 @@ def _ask_timm(question):
         raise NotComparable("timm was not run: it is not installed here")
     if not config.has_default_strides() or config.hidden_act != "relu" or getattr(config, "dropout_prob", 0.0):
         raise NotComparable("timm was not run: it cannot express these strides, this activation or this dropout")
-    if len(config.stage_in_channels) != 4 or (hasattr(question.model, "fc") and hasattr(config, "decoder_queries")):
+    if len(config.stage_in_channels) > _TIMM_STAGES or hasattr(config, "decoder_queries"):
         raise NotComparable("timm was not run: it has four stages, and no ML-Decoder")
     import timm
 
@@ -217,7 +218,7 @@ def _ask_timm(question):
     answer = {}
     with torch.inference_mode():
         feature = network.stem(question.pixel_values.double())
-        for i, stage in enumerate([torch.nn.Identity(), *network.stages]):
+        for i, stage in enumerate([torch.nn.Identity(), *network.stages[: len(config.stage_in_channels)]]):
             feature = stage(feature)
             answer[f"feature_{i}"] = feature.numpy()
         if has_fc:
@@ -248,12 +249,17 @@ def _timm_network(question, tensors):
                 f"tensors ({reason})"
             ) from error
         return network
-    stages = {f"stage{i + 1}": list(row) for i, row in enumerate(_rows(config))}
+    rows = _rows(config)
+    spare = [(rows[-1][2], 1, 2, 1, False, False, 1, 1)] * (
+        _TIMM_STAGES - len(rows)
+    )  # timm builds four, come what may
+    stages = {f"stage{i + 1}": list(row) for i, row in enumerate([*rows, *spare])}
     network = HighPerfGpuNet(
         {"stem_type": "v2", "stem_chs": config.stem_channels[1:], **stages},
         use_lab=config.use_learnable_affine_block,
         **arguments,
     )
+    network.stages = network.stages[: len(rows)]
     network.load_state_dict(tensors, strict=True)
     return network
 
@@ -298,6 +304,7 @@ _ORIGINALS = {
     "paddleclas": (_PADDLECLAS, _TIMM),
     "paddledetection": (_PADDLECLAS, _TIMM),
     "timm": (_TIMM, _PADDLECLAS),
+    "timm_features": (_TIMM,),
     "dfine": (_TIMM,),
     "rtdetrv2": (_TIMM,),
     "transformers": ((_ask_stock_transformers, _Arithmetic(0.0, 1e-5)),),
