@@ -237,6 +237,7 @@ def test_an_export_answers_like_the_pipeline_or_is_refused(folder, pictures, tmp
     assert np.allclose([each["score"] for each in exported], [each["score"] for each in expected], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_transformers_js_would_take_a_softmax_and_is_refused(folder, tmp_path):
     pytest.importorskip("onnxscript", reason="comes with the extra [onnx]")
     with pytest.raises(hgnetv2_hf.HGNetV2Error, match="softmax"):
