@@ -47,13 +47,13 @@ def convert_checkpoint(
     pool_padding: Optional[str] = None,
     dropout: Optional[float] = None,
     num_queries: Optional[int] = None,
+    push_to_hub: Optional[str] = None,
+    private: bool = False,
+    create_pr: bool = False,
     image_size: Optional[int] = None,
     num_labels: Optional[int] = None,
     num_heads: Optional[int] = None,
     weights: Optional[str] = None,
-    push_to_hub: Optional[str] = None,
-    private: bool = False,
-    create_pr: bool = False,
 ) -> ConversionReport:
     """
     Converts a weight file into a folder that Transformers loads.
@@ -82,6 +82,8 @@ def convert_checkpoint(
             default `"same"` for PaddleClas, PaddleDetection and timm, `"zero"` for the others.
         dropout (`float`, *optional*): PaddleClas's `dropout_prob`, which no tensor shows; 0 by default.
         num_queries (`int`, *optional*): of a detector; by default what its authors publish.
+        push_to_hub (`str`, *optional*): the repository that the folder is then uploaded to, `"user/name"`.
+        private, create_pr (`bool`, defaults to `False`): create it private; open a pull request.
         image_size (`int`, *optional*): resize to a square of so many pixels, without a crop; by default 448 for
             ML-Decoder classifiers, as PaddleX.
         num_labels (`int`, *optional*): of an ML-Decoder with several logits per query, which leave it open.
@@ -89,8 +91,6 @@ def convert_checkpoint(
         weights (`str`, *optional*): which weights of a file with several: `"ema"`, `"model"`, `"student"`,
             `"teacher"`, or the place that the report names, such as `"state_dict_ema"`; by default averaged ones
             before others, a student before its teacher.
-        push_to_hub (`str`, *optional*): the repository that the folder is then uploaded to, `"user/name"`.
-        private, create_pr (`bool`, defaults to `False`): create it private; open a pull request.
 
     Returns:
         [`ConversionReport`]
