@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .inference.runtime import load_exported
     from .model.configuration_deim import DEIMConfig, DEIMv2Config
     from .model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+    from .model.configuration_ml_decoder import PPHGNetV2MLConfig
     from .model.configuration_pp_hgnet import PPHGNetConfig
     from .model.image_processing_hgnetv2 import HGNetV2ImageProcessor, HGNetV2ImageProcessorFast
     from .model.modeling_deim import DEIMForObjectDetection, DEIMModel
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
         PPHGNetV2Backbone,
         PPHGNetV2ForImageClassification,
         PPHGNetV2Model,
+    )
+    from .model.modeling_ml_decoder import (
+        PPHGNetV2MLBackbone,
+        PPHGNetV2MLForImageClassification,
+        PPHGNetV2MLModel,
     )
     from .model.modeling_pp_hgnet import PPHGNetBackbone, PPHGNetForImageClassification, PPHGNetModel
     from .training.stochastic_depth import set_drop_path_rate
@@ -43,6 +49,10 @@ _MODULE_OF = {
     "PPHGNetConfig": "model.configuration_pp_hgnet",
     **dict.fromkeys(("PPHGNetBackbone", "PPHGNetForImageClassification", "PPHGNetModel"), "model.modeling_pp_hgnet"),
     **dict.fromkeys(("DEIMConfig", "DEIMv2Config"), "model.configuration_deim"),
+    "PPHGNetV2MLConfig": "model.configuration_ml_decoder",
+    **dict.fromkeys(
+        ("PPHGNetV2MLBackbone", "PPHGNetV2MLForImageClassification", "PPHGNetV2MLModel"), "model.modeling_ml_decoder"
+    ),
     **dict.fromkeys(("DEIMForObjectDetection", "DEIMModel"), "model.modeling_deim"),
     **dict.fromkeys(("DEIMv2ForObjectDetection", "DEIMv2Model"), "model.modeling_deimv2"),
     **dict.fromkeys(("ConversionError", "HGNetV2Error"), "errors"),
@@ -83,6 +93,10 @@ __all__ = [
     "PPHGNetV2Backbone",
     "PPHGNetV2Config",
     "PPHGNetV2ForImageClassification",
+    "PPHGNetV2MLBackbone",
+    "PPHGNetV2MLConfig",
+    "PPHGNetV2MLForImageClassification",
+    "PPHGNetV2MLModel",
     "PPHGNetV2Model",
     "convert_checkpoint",
     "evaluate",

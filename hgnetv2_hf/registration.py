@@ -15,14 +15,23 @@ CONFIGURATIONS = {
     "hgnet_v2": "HGNetV2Config",
     "pp_hgnet_v2": "PPHGNetV2Config",
     "pp_hgnet": "PPHGNetConfig",
+    "pp_hgnet_v2_ml": "PPHGNetV2MLConfig",
     "deim": "DEIMConfig",
     "deim_v2": "DEIMv2Config",
 }
+TITLES = {
+    "pp_hgnet_v2": "PP-HGNetV2",
+    "pp_hgnet_v2_ml": "PP-HGNetV2 with ML-Decoder",
+    "pp_hgnet": "PP-HGNet",
+    "deim": "DEIM",
+    "deim_v2": "DEIMv2",
+}  # stock has one for hgnet_v2
 MODELS = {
     "MODEL_MAPPING": {
         "hgnet_v2": "HGNetV2Model",
         "pp_hgnet_v2": "PPHGNetV2Model",
         "pp_hgnet": "PPHGNetModel",
+        "pp_hgnet_v2_ml": "PPHGNetV2MLModel",
         "deim": "DEIMModel",
         "deim_v2": "DEIMv2Model",
     },
@@ -30,11 +39,13 @@ MODELS = {
         "hgnet_v2": "HGNetV2Backbone",
         "pp_hgnet_v2": "PPHGNetV2Backbone",
         "pp_hgnet": "PPHGNetBackbone",
+        "pp_hgnet_v2_ml": "PPHGNetV2MLBackbone",
     },
     "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING": {
         "hgnet_v2": "HGNetV2ForImageClassification",
         "pp_hgnet_v2": "PPHGNetV2ForImageClassification",
         "pp_hgnet": "PPHGNetForImageClassification",
+        "pp_hgnet_v2_ml": "PPHGNetV2MLForImageClassification",
     },
     "MODEL_FOR_OBJECT_DETECTION_MAPPING": {
         "deim": "DEIMForObjectDetection",
@@ -108,8 +119,7 @@ def _register_configurations(module):
         _put(mapping._mapping, model_type, name)
         _put(mapping._modules, model_type, sys.modules[PACKAGE])
         _remove(mapping._extra_content, model_type)
-    titles = {"pp_hgnet_v2": "PP-HGNetV2", "pp_hgnet": "PP-HGNet", "deim": "DEIM", "deim_v2": "DEIMv2"}
-    for model_type, title in titles.items():
+    for model_type, title in TITLES.items():
         _put(compat.display_names(module), model_type, title)
 
 
@@ -129,12 +139,13 @@ def _register_models(module):
 def _register_image_processors(module):
     from .model import compat
     from .model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+    from .model.configuration_ml_decoder import PPHGNetV2MLConfig
     from .model.configuration_pp_hgnet import PPHGNetConfig
     from .model.image_processing_hgnetv2 import HGNetV2ImageProcessor, HGNetV2ImageProcessorFast
 
     torchvision_form = HGNetV2ImageProcessorFast if compat.torchvision_image_processor_base() else None
     entry = compat.image_processor_entry(module, HGNetV2ImageProcessor, torchvision_form)
-    for config_class in (HGNetV2Config, PPHGNetV2Config, PPHGNetConfig):
+    for config_class in (HGNetV2Config, PPHGNetV2Config, PPHGNetV2MLConfig, PPHGNetConfig):
         _put(module.IMAGE_PROCESSOR_MAPPING._extra_content, config_class, entry)
     kept_on_pil = compat.image_processors_kept_on_pil(module)
     if kept_on_pil is not None:
@@ -147,9 +158,11 @@ def _register_absence_of_video(module):
     # code unless the configuration is known here.
     from .model.configuration_deim import DEIMConfig, DEIMv2Config
     from .model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+    from .model.configuration_ml_decoder import PPHGNetV2MLConfig
     from .model.configuration_pp_hgnet import PPHGNetConfig
 
-    for config_class in (HGNetV2Config, PPHGNetV2Config, PPHGNetConfig, DEIMConfig, DEIMv2Config):
+    networks = (HGNetV2Config, PPHGNetV2Config, PPHGNetV2MLConfig, PPHGNetConfig)
+    for config_class in (*networks, DEIMConfig, DEIMv2Config):
         _put(module.VIDEO_PROCESSOR_MAPPING._extra_content, config_class, {})
 
 

@@ -27,6 +27,7 @@ GOLDEN_FILES = {
     "paddleclas_b4": ".pdparams",
     "paddleclas_hgnet_tiny": ".pdparams",
     "paddleclas_hgnet_base": ".pdparams",
+    "paddleclas_ml": ".pdparams",
     "paddledet_rtdetr_hgnetv2_l": ".pdparams",
     "dfine_n": ".pth",
     "dfine_l": ".pth",

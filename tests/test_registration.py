@@ -41,13 +41,19 @@ def entries():
 
 
 def test_registers_every_auto_class_for_each_model_type():
-    for name, prefix in (("hgnet_v2", "HGNetV2"), ("pp_hgnet_v2", "PPHGNetV2"), ("pp_hgnet", "PPHGNet")):
+    prefixes = {
+        "hgnet_v2": "HGNetV2",
+        "pp_hgnet_v2": "PPHGNetV2",
+        "pp_hgnet_v2_ml": "PPHGNetV2ML",
+        "pp_hgnet": "PPHGNet",
+    }
+    for name, prefix in prefixes.items():
         config = AutoConfig.for_model(name)
         assert type(config) is getattr(hgnetv2_hf, f"{prefix}Config")
         with torch.device("meta"):
             assert type(AutoModel.from_config(config)) is getattr(hgnetv2_hf, f"{prefix}Model")
             assert type(AutoBackbone.from_config(config)) is getattr(hgnetv2_hf, f"{prefix}Backbone")
-            if name == "hgnet_v2":
+            if name != "pp_hgnet":
                 config.set_compatibility_fields()
             classifier = AutoModelForImageClassification.from_config(config)
             assert type(classifier) is getattr(hgnetv2_hf, f"{prefix}ForImageClassification")

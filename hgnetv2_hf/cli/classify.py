@@ -1,6 +1,6 @@
 """``hgnetv2-hf classify PATH… --model DIR``: a row per image."""
 
-from ._framework import add_command, add_source_arguments, positive_integer
+from ._framework import add_command, add_source_arguments, positive_integer, probability
 
 
 CONTINUES = "; with --output, the same command continues after the last row"
@@ -19,6 +19,10 @@ def add(commands):
     parser.add_argument(
         "--top-k", type=positive_integer, default=5, metavar="K", help="labels per image (default: %(default)s)"
     )
+    parser.add_argument(
+        "--threshold", type=probability, default=0.0, metavar="P",
+        help="leave labels out whose score is below it; 0.5 is usual for several labels (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--batch-size", type=positive_integer, default=16, metavar="N", help="default: %(default)s")
     parser.add_argument(
         "--dtype",

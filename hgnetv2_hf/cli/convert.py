@@ -4,7 +4,7 @@ from ..model.variants import ALIASES, ALL_VARIANTS
 from ._framework import add_command, positive_integer, probability, variant
 
 
-LAYOUT_NAMES = ["paddleclas", "paddledetection", "timm", "dfine", "rtdetrv2", "transformers"]
+LAYOUT_NAMES = ["paddleclas", "paddledetection", "timm", "timm_features", "dfine", "rtdetrv2", "transformers"]
 
 
 def add(commands):
@@ -28,6 +28,12 @@ def add(commands):
         "published name say",
     )
     parser.add_argument(
+        "--weights",
+        metavar="NAME",
+        help="which weights of a file with several: ema, model, student, teacher, or a place such as state_dict_ema "
+        "(default: averaged ones before others, a student before its teacher)",
+    )
+    parser.add_argument(
         "--resize-short",
         type=positive_integer,
         metavar="PIXELS",
@@ -42,6 +48,18 @@ def add(commands):
     )
     parser.add_argument(
         "--num-queries", type=positive_integer, metavar="N", help="of a detector (default: what its authors publish)"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=positive_integer,
+        metavar="PIXELS",
+        help="resize to a square, without a crop (default: 448 for ML-Decoder classifiers)",
+    )
+    parser.add_argument(
+        "--num-labels", type=positive_integer, metavar="N", help="of an ML-Decoder with fewer queries than labels"
+    )
+    parser.add_argument(
+        "--num-heads", type=positive_integer, metavar="N", help="of an ML-Decoder's attention (default: 8)"
     )
     parser.add_argument(
         "--dropout", type=probability, metavar="P", help="PaddleClas's dropout_prob (default: 0; 0.2 for base)"

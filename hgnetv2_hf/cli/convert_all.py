@@ -31,7 +31,7 @@ def convert_all(
     Returns:
         `list[str]`: the names that failed.
     """
-    names = [name for name, row in PUBLISHED.items() if row.layout == "paddleclas" and row.url is not None]
+    names = [name for name, row in PUBLISHED.items() if row.layout == "paddleclas" and row.labels == "imagenet-1k"]
     if push_to_hub is not None:
         check_repository(f"{push_to_hub}/{names[0]}")
     failed = []

@@ -10,8 +10,9 @@ from ._framework import add_command, fail
 _NOTES = """
 top-1, top-5: per cent on ImageNet-1k as PaddleClas publishes them for these weights (b0 to b6 at
 its own preprocessing, 236); timm's files hold the same weights. AP: on COCO val2017, as the
-detector's authors publish it; *: at an IoU of 0.5 on PaddleX's own images. size: of the tensors,
-4 bytes each. A dash: not published, not known for timm's own computation, or a backbone alone.
+detector's authors publish it; *: at an IoU of 0.5 on PaddleX's own images; of multi-label
+classifiers (_ML) the labels' mean AP on COCO 2017. size: of the tensors, 4 bytes each. A dash: not
+published, not known for timm's own computation, or a backbone alone.
 """
 
 
@@ -90,7 +91,8 @@ def _published_table(rows, short):
     lines = [f"{'published checkpoint':<42}variant  top-1  top-5    AP      size  resize"]
     for name, row in rows.items():
         top1, top5 = _figure(row.top1), _figure(row.top5)
-        ap = "-" if row.ap is None else f"{row.ap:.1f}"
+        ap = row.ap or row.label_ap
+        ap = "-" if ap is None else f"{ap:.1f}"
         mark = " " if row.ap is None or row.ap_of == Published._field_defaults["ap_of"] else "*"
         size = file_size(row)
         size = f"{size / 1e6:.1f} MB" if size is not None else "-"
@@ -113,7 +115,7 @@ def file_size(row):
         return None
     if row.url is None:
         return (ASSETS / row.file_name).stat().st_size
-    count = _network(row.variant, classifier=row.task == "classification")
+    count = _network(row.variant, classifier=row.task == "classification", has_decoder=row.label_ap is not None)
     return 4 * (count.learned + count.statistics)
 
 
@@ -135,7 +137,7 @@ def _conv(in_channels, out_channels, kernel_size, lab=False, groups=1):
     return _Count(weights + 2 * out_channels + 2 * lab, 2 * out_channels)
 
 
-def _network(name, classifier):
+def _network(name, classifier, has_decoder=False):
     variant = ALL_VARIANTS[name]
     lab = False if name not in VARIANTS else variant.use_learnable_affine_block
     parts = [*_stem(*variant.stem_channels, lab)] if name in VARIANTS else [*_pp_hgnet_stem(variant.stem_channels)]
@@ -143,8 +145,15 @@ def _network(name, classifier):
         parts += _stage(stage, lab) if name in VARIANTS else _pp_hgnet_stage(stage)
     if classifier:
         width, expanded, classes = variant.stages[-1].out_channels, 2048, 1000
-        parts.append(_Count(width * expanded + 2 * lab + expanded * classes + classes, 0))
+        last = _ml_decoder(expanded) if has_decoder else expanded * classes + classes
+        parts.append(_Count(width * expanded + 2 * lab + last, 0))
     return _Count(*map(sum, zip(*parts)))
+
+
+def _ml_decoder(channels, queries=80, width=768, inner=2048):
+    """PaddleClas's ML-Decoder as PaddleX publishes it: one layer, a query per label."""
+    attention, feed_forward, norms = 4 * (width * width + width), 2 * width * inner + inner + width, 3 * 2 * width
+    return channels * width + width + queries * width + attention + feed_forward + norms + queries * (width + 1)
 
 
 def _stem(channels, mid, out, lab):

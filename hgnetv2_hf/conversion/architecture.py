@@ -11,6 +11,7 @@ from ..model.variants import (
     Stage,
     architecture_fields,
 )
+from .ml_decoder import SIGNATURE, decoder_fields
 
 
 def recognise_architecture(tensors):
@@ -26,8 +27,8 @@ def recognise_architecture(tensors):
     """
     shape = Shapes(tensors)
     fields = _pp_hgnet_trunk(shape) if "embedder.stem.0.convolution.weight" in tensors else _trunk(shape)
-    if "fc.weight" in tensors:
-        fields["num_labels"] = shape.of("fc.weight", 2)[0]
+    if "fc.weight" in tensors or SIGNATURE in tensors:
+        fields.update(decoder_fields(shape) if SIGNATURE in tensors else {"num_labels": shape.of("fc.weight", 2)[0]})
         fields["use_last_conv"] = "last_conv.weight" in tensors
         if fields["use_last_conv"]:
             fields["class_expand"] = shape.of("last_conv.weight", 4)[0]

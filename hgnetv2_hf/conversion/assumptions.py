@@ -9,10 +9,20 @@ from ..model.configuration_hgnetv2 import PADDLE_EPSILON
 from ..model.image_processing_hgnetv2 import IMAGENET_MEAN, IMAGENET_STD
 from ..model.variants import DOWNSAMPLE_STRIDE, PP_HGNET_VARIANTS, STEM_STRIDES
 from ..wording import counted
+from . import ml_decoder
 from .architecture import is_pp_hgnet, name_variant
 from .timm_folder import REASON
 
 
+OPTIONS = (
+    "resize_short",
+    "crop_size",
+    "image_size",
+    "pool_padding",
+    "dropout_prob",
+    "num_labels",
+    "decoder_attention_heads",
+)
 _EVERYWHERE = "every published HGNetV2"
 _EVERY_PP_HGNET = "every published PP-HGNet"
 _CLASSIFIERS = "every published ImageNet classifier"
@@ -25,7 +35,7 @@ def assume(source, layout, task, fields, options):
         layout ([`Layout`]): the program that the weights come from.
         task (`str`): `"classification"` or `"backbone"`.
         fields (`dict`): what the tensors show.
-        options (`dict`): `resize_short`, `crop_size`, `pool_padding`, `dropout_prob`; `None` where not given.
+        options (`dict`): of [`OPTIONS`]; `None` where not given.
 
     Returns:
         `dict[str, tuple]`: field to value and reason. An option counts more than what a file beside the weights
@@ -49,22 +59,41 @@ def assume(source, layout, task, fields, options):
         defaults["pool_padding"] = (layout.pool_padding, _why_padding(layout))
     if has_dropout:
         defaults["dropout_prob"] = _dropout(layout, name_variant(fields))
+    has_decoder = task == "classification" and "decoder_queries" in fields
+    if has_decoder:
+        defaults.update(ml_decoder.assume_decoder(fields))
+    elif options["decoder_attention_heads"]:
+        raise ConversionError(f"The option num_heads is for ML-Decoders, and {source.path} holds none.")
     if task == "classification":
-        defaults.update(_preprocessing(source, layout, name_variant(fields)))
+        defaults.update(_preprocessing(source, layout, name_variant(fields), has_decoder, options))
     assumed = {}
     if "problem_type" in source.declared:
         assumed["problem_type"] = source.declared["problem_type"]
     for field, default in defaults.items():
         option = options.get(field)
         assumed[field] = (option, "option") if option is not None else source.declared.get(field, default)
+    if has_decoder:
+        ml_decoder.check_heads(fields, assumed["decoder_attention_heads"][0])
     if task == "classification" and layout.title == "timm":
         arguments = source.timm.arguments if source.timm is not None else {}
         assumed["global_pool"] = ("avg", REASON if "global_pool" in arguments else "timm's default")
     if task == "classification":
-        assumed.update(_labels(source, fields["num_labels"]))
+        assumed.update(_count(source, fields, options["num_labels"]))
+        assumed.update(_labels(source, assumed.get("num_labels", (fields["num_labels"],))[0]))
         for field in ("image_mean", "image_std"):
             assumed[field] = _per_channel(field, *assumed[field], fields["num_channels"])
     return assumed
+
+
+def _count(source, fields, wanted):
+    """The number of labels under ``num_labels`` where the tensors leave it open."""
+    said, reason = wanted, "option"
+    if said is None and "id2label" in source.declared:
+        said, reason = len(source.declared["id2label"][0]), source.declared["id2label"][1]
+    if said is not None and wanted is None and "decoder_queries" not in fields:
+        return {}  # names that are too few or too many are an error of their own
+    count, is_open = ml_decoder.count_labels(source.path, fields, said)
+    return {"num_labels": (count, reason)} if is_open else {}
 
 
 def assume_trunk(fields):
@@ -120,7 +149,27 @@ def _dropout(layout, variant):
     return (own, f"as PaddleClas's PPHGNet_{variant} sets it") if own else (0.0, "published weights have none")
 
 
-def _preprocessing(source, layout, variant):
+def _preprocessing(source, layout, variant, has_decoder, options):
+    """Either the short side and a crop, or one size for all; which, says an option or what is known of the file."""
+    declares_a_size = "image_size" in source.declared
+    is_one_size = declares_a_size or (has_decoder and "resize_short" not in source.declared)
+    if options["image_size"] is not None and (options["resize_short"] or options["crop_size"]):
+        raise ConversionError("Images get one size (--image-size) or a short side and a crop, not both.")
+    if options["image_size"] is not None or (is_one_size and not (options["resize_short"] or options["crop_size"])):
+        reason = f"published with {source.name}" if source.row is not None else "PaddleX's ML-Decoder classifiers"
+        size = {"image_size": ([ml_decoder.IMAGE_SIZE] * 2, reason)}
+    else:
+        size = _short_side_and_crop(source, layout, variant)
+    resample = (ml_decoder.BILINEAR, "bilinear, PaddleX's ML-Decoder classifiers")
+    return {
+        **size,
+        "resample": resample if has_decoder else (3, f"bicubic, {_CLASSIFIERS}"),
+        "image_mean": (list(IMAGENET_MEAN), _CLASSIFIERS),
+        "image_std": (list(IMAGENET_STD), _CLASSIFIERS),
+    }
+
+
+def _short_side_and_crop(source, layout, variant):
     if source.row is not None and source.row.resize_short:
         published = f"published with {source.name}"
         short, crop = (source.row.resize_short, published), (source.row.crop_size, published)
@@ -134,13 +183,7 @@ def _preprocessing(source, layout, variant):
             short = (236, "PaddleClas's SSLD configurations")
         else:
             short = (232, "PaddleClas's training configurations")
-    return {
-        "resize_short": short,
-        "crop_size": crop,
-        "resample": (3, f"bicubic, {_CLASSIFIERS}"),
-        "image_mean": (list(IMAGENET_MEAN), _CLASSIFIERS),
-        "image_std": (list(IMAGENET_STD), _CLASSIFIERS),
-    }
+    return {"resize_short": short, "crop_size": crop}
 
 
 def _labels(source, num_labels):

@@ -15,7 +15,7 @@ from ..model.heads import write_both_names
 from ..model.variants import ALL_VARIANTS, canonical_name
 from ..wording import counted
 from .architecture import name_variant, recognise_architecture
-from .assumptions import assume
+from .assumptions import OPTIONS, assume
 from .detectors import DETECTORS, recognise_detector
 from .families import FAMILY_NAMES, check_family
 from .layouts import (
@@ -60,6 +60,10 @@ def convert_checkpoint(
     push_to_hub: Optional[str] = None,
     private: bool = False,
     create_pr: bool = False,
+    image_size: Optional[int] = None,
+    num_labels: Optional[int] = None,
+    num_heads: Optional[int] = None,
+    weights: Optional[str] = None,
 ) -> ConversionReport:
     """
     Converts a weight file into a folder that Transformers loads.
@@ -74,8 +78,8 @@ def convert_checkpoint(
         output_dir (`str` or `os.PathLike`): the folder to write.
         variant (`str`, *optional*): insist on a variant (`"b0"` … `"b6"`, `"tiny"`, …); recognised from the tensors
             without it.
-        layout (`str`, *optional*): insist on a layout (`"paddleclas"`, `"paddledetection"`, `"timm"`, `"dfine"`,
-            `"rtdetrv2"`, `"transformers"`); recognised from the names without it.
+        layout (`str`, *optional*): insist on a layout (`"paddleclas"`, `"paddledetection"`, `"timm"`,
+            `"timm_features"`, `"dfine"`, `"rtdetrv2"`, `"transformers"`); recognised from the names without it.
         task (`str`, *optional*): `"classification"`, `"detection"` or `"backbone"` (also of a detector); by default
             what the file holds.
         family (`"dfine"`, `"deim"`, `"rtdetrv4"` or `"deimv2"`, *optional*): the program that a whole detector with
@@ -92,6 +96,13 @@ def convert_checkpoint(
         num_queries (`int`, *optional*): of a detector; by default what its authors publish.
         push_to_hub (`str`, *optional*): the repository that the folder is then uploaded to, `"user/name"`.
         private, create_pr (`bool`, defaults to `False`): create it private; open a pull request.
+        image_size (`int`, *optional*): resize to a square of so many pixels, without a crop; by default 448 for
+            ML-Decoder classifiers, as PaddleX.
+        num_labels (`int`, *optional*): of an ML-Decoder with several logits per query, which leave it open.
+        num_heads (`int`, *optional*): of an ML-Decoder's attention, which no tensor shows; 8 by default.
+        weights (`str`, *optional*): which weights of a file with several: `"ema"`, `"model"`, `"student"`,
+            `"teacher"`, or the place that the report names, such as `"state_dict_ema"`; by default averaged ones
+            before others, a student before its teacher.
 
     Returns:
         [`ConversionReport`]
@@ -120,18 +131,23 @@ def convert_checkpoint(
         from ..hub.upload import check_repository
 
         check_repository(push_to_hub)
-    if num_queries is not None and num_queries < 1:
-        raise ValueError(f"`num_queries` must be a positive whole number; got {num_queries!r}.")
+    counts = {"num_queries": num_queries, "image_size": image_size, "num_labels": num_labels, "num_heads": num_heads}
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` must be a positive whole number; got {value!r}.")
     options = {
         "resize_short": resize_short,
         "crop_size": crop_size,
+        "image_size": None if image_size is None else [image_size, image_size],
         "pool_padding": pool_padding,
         "dropout_prob": dropout,
+        "num_labels": num_labels,
+        "decoder_attention_heads": num_heads,
     }
     detector_options = {"family": family, "num_queries": num_queries}
     with claim(output_dir, source, overwrite):
         found = find_source(os.fspath(source))
-        checkpoint = read_checkpoint(found, layout, variant, task, options, detector_options)
+        checkpoint = read_checkpoint(found, layout, variant, task, options, detector_options, weights)
         report = _write(checkpoint, output_dir, verify, push_to_hub)
     if push_to_hub is None:
         return report
@@ -156,22 +172,23 @@ class Checkpoint:
     timm: Optional[TimmModel] = None  # of a timm folder
 
 
-def read_checkpoint(source, layout=None, variant=None, task=None, options=None, detector_options=None):
+def read_checkpoint(source, layout=None, variant=None, task=None, options=None, detector_options=None, weights=None):
     """
     The first half of a conversion, read, recognise, rename, build: arguments and errors are [`convert_checkpoint`]'s.
 
     Args:
         source ([`Source`]): the file.
-        options (`dict`, *optional*): `resize_short`, `crop_size`, `pool_padding` and `dropout_prob`, or `None`.
+        options (`dict`, *optional*): [`OPTIONS`], or `None`.
         detector_options (`dict`, *optional*): `family` and `num_queries`, or `None`.
+        weights (`str`, *optional*): the set of weights.
 
     Returns:
         [`Checkpoint`]
     """
-    options = options or dict.fromkeys(("resize_short", "crop_size", "pool_padding", "dropout_prob"))
+    options = options or dict.fromkeys(OPTIONS)
     detector_options = detector_options or {"family": None, "num_queries": None}
     family = detector_options["family"]
-    source, content, assumed, inference_model = _read(source)
+    source, content, assumed, inference_model = _read(source, weights)
     detector = recognise_detector(content)
     if family is not None and detector not in ("dfine", "deimv2"):
         raise ConversionError(
@@ -192,11 +209,11 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None, 
     return dataclasses.replace(checkpoint, report=dataclasses.replace(checkpoint.report, assumed=assumed))
 
 
-def _read(source):
+def _read(source, weights):
     """The source with all that it declares, its tensors, what is assumed of them, and the inference model, if any."""
     if source.inference is None:
-        content, place = read_weights(source.path)
-        return source, content, _assumed_place(place), None
+        content, place = read_weights(source.path, weights)
+        return source, content, _assumed_place(place, weights), None
     model = read_inference_model(source.inference)
     source = dataclasses.replace(source, declared={**model.declared, **source.declared})
     return source, model.tensors, model.assumed, model
@@ -298,12 +315,13 @@ def _check_variant(source, found, wanted):
         raise ConversionError(f"{source.path} does not hold a {wanted}: its widths and depths are those of {what}.")
 
 
-def _assumed_place(place):
+def _assumed_place(place, wanted):
     """Where the weights lie inside the file, as an assumed field: the file may hold others too."""
-    if not place:
+    if not place.taken:
         return {}
-    preferred = "a student's, not its teacher's" if place.endswith("Student") else "averaged weights are preferred"
-    return {"weights": (place, f"the place inside the file; {preferred}")}
+    chosen = "option" if wanted is not None else "the place inside the file"
+    others = f"; it also holds {', '.join(place.others)}" if place.others else ""
+    return {"weights": (place.taken, chosen + others)}
 
 
 def _write(checkpoint, output_dir, verify, repo_id):

@@ -18,6 +18,7 @@ from .architecture import missing_in_paddleclas, name_variant
 from .convert import read_checkpoint
 from .export_detector import DETECTOR_LAYOUTS, detector_tensors, is_detector
 from .layouts import LAYOUTS, layouts_of, rename_back
+from .ml_decoder import paddleclas_ml_decoder
 from .paddle_file import write_paddle_file
 from .source import find_source
 
@@ -46,12 +47,15 @@ class ExportReport:
     notes: list[str]  # where the other program computes something else than the folder
     resize_short: Optional[int] = None  # the folder's preprocessing in pixels, which a weight file does not hold
     crop_size: Optional[int] = None
+    image_size: Optional[int] = None  # of a multi-label classifier, in the place of these two
     num_queries: Optional[int] = None  # of a detector, which no tensor shows
 
     def __str__(self):
         lines = [f"{self.source} -> {self.output}", f"  layout {self.layout}, {counted(self.num_tensors, 'tensor')}"]
         if self.resize_short is not None:
             lines.append(f"  to convert it back: --resize-short {self.resize_short} --crop-size {self.crop_size}")
+        if self.image_size is not None:
+            lines.append(f"  to convert it back: --image-size {self.image_size}")
         if self.num_queries is not None:
             lines.append(f"  to convert it back: --family {self.layout} --num-queries {self.num_queries}")
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
@@ -111,10 +115,16 @@ def export_weights(
     notes = _differences(model.config, hasattr(model, "fc"), network)
     tensors = rename_back(model.state_dict(), layouts[network])
     _write(write, tensors, output)
-    pixels = {}
-    if hasattr(model, "fc") and LAYOUTS[network].has_head and {"resize_short", "crop_size"} <= set(source.declared):
-        pixels = {field: source.declared[field][0] for field in ("resize_short", "crop_size")}
+    pixels = _pixels(source.declared) if hasattr(model, "fc") and LAYOUTS[network].has_head else {}
     return ExportReport(os.fspath(folder), os.fspath(output), layout, len(tensors), notes, **pixels)
+
+
+def _pixels(declared):
+    """The preprocessing that a weight file does not hold, as options of a conversion."""
+    if {"resize_short", "crop_size"} <= set(declared):
+        return {field: declared[field][0] for field in ("resize_short", "crop_size")}
+    height, width = declared.get("image_size", ((None, None),))[0]
+    return {"image_size": height} if height == width else {}
 
 
 def _export_detector(source, folder, output, layout, write):
@@ -183,6 +193,11 @@ def _differences(config, has_head, layout):
         )
     if layout == "paddleclas" and (missing := missing_in_paddleclas(config)):
         raise ConversionError(f"{title} cannot express {missing}.")
+    has_decoder = has_head and LAYOUTS[layout].has_head and hasattr(config, "decoder_queries")
+    if has_decoder and layout == "timm":
+        raise ConversionError(f"This network ends in an ML-Decoder; {title} cannot express that.")
+    if has_decoder:
+        notes.append(f"build the network with use_ml_decoder: True and MLDecoder: {paddleclas_ml_decoder(config)}")
     padding = getattr(config, "pool_padding", "zero")
     theirs = "same" if layout == "paddleclas" else "zero"
     if config.use_learnable_affine_block and padding != theirs:

@@ -15,8 +15,9 @@ class Layout(NamedTuple):
     reverse_rules: tuple[tuple[str, str], ...]
     pool_padding: str  # how the program that ships these files pads the stem's max-pool: "same" or "zero"
     prefix: str = "backbone."  # of the network inside a detector
+    is_anywhere: bool = False  # or the network may lie behind any other prefix: nothing else has such names
     excluded: Optional[str] = None  # the beginning of names that no file of this layout holds
-    transposed: tuple[str, ...] = ()  # (in, out) weights of linear layers, by their new names
+    transposed: tuple[str, ...] = ()  # patterns of (in, out) weights of linear layers, by their new names
     has_head: bool = True
     has_counters: bool = True  # `num_batches_tracked`
 
@@ -60,10 +61,10 @@ _TIMM_HEAD_BACK = (
     (r"^fc\.", "head.fc."),
 )
 _PADDLE = {
-    "rules": (*_SQUEEZE, *_STATISTICS, *_NAMES),
-    "reverse_rules": (*_NAMES_BACK, *_STATISTICS_BACK, *_SQUEEZE_BACK),
+    "rules": (*_SQUEEZE, (r"^fc\.decoder\.layers\.", "fc.layers."), *_STATISTICS, *_NAMES),
+    "reverse_rules": (*_NAMES_BACK, *_STATISTICS_BACK, (r"^fc\.layers\.", "fc.decoder.layers."), *_SQUEEZE_BACK),
     "pool_padding": "same",
-    "transposed": ("fc.weight",),
+    "transposed": (r"fc\.weight", r"fc\.layers\..+\.weight"),
     "has_counters": False,
 }
 
@@ -94,7 +95,16 @@ LAYOUTS = {
         rules=(*_NAMES, *_TIMM_HEAD),
         reverse_rules=(*_NAMES_BACK, *_TIMM_HEAD_BACK),
         pool_padding="same",  # trained in Paddle, though timm itself pads with zeros
-        prefix="",
+        prefix="model.",  # in what `features_only` wraps with hooks, and in Lightning's modules
+    ),
+    "timm_features": Layout(
+        title="timm's features_only",
+        signature="stages_0.blocks.0.aggregation.0.conv.weight",
+        rules=((r"^stages_(\d+)\.", r"stages.\1."), *_NAMES),
+        reverse_rules=(*_NAMES_BACK, (r"^stages\.(\d+)\.", r"stages_\1.")),
+        pool_padding="zero",  # such a file comes from a program that computed with timm
+        is_anywhere=True,
+        has_head=False,
     ),
     "transformers": Layout(
         title="Transformers",
@@ -160,12 +170,32 @@ def recognise_layouts(names):
 def recognise_layout(names, wanted=None, layouts=LAYOUTS):
     """The first layout whose signature is among ``names`` (of all, or only the wanted one), or ``None``."""
     for key, layout in layouts.items():
-        fits = layout.signature in names or layout.prefix + layout.signature in names
+        fits = network_prefix(names, layout) is not None
         if layout.excluded is not None and any(name.startswith(layout.excluded) for name in names):
             fits = False
         if fits and wanted in (None, key):
             return key
     return None
+
+
+def network_prefix(names, layout):
+    """
+    What stands before the network's names, or ``None`` where there is no network of this layout.
+
+    Raises:
+        `ConversionError`: there are several.
+    """
+    for prefix in ("", layout.prefix):
+        if prefix + layout.signature in names:
+            return prefix
+    ending = "." + layout.signature
+    found = [name.removesuffix(layout.signature) for name in names if layout.is_anywhere and name.endswith(ending)]
+    if len(found) > 1:
+        raise ConversionError(
+            f"The file holds several networks of {layout.title}, behind {' and '.join(sorted(found)[:3])}; save the "
+            "one to convert in a file of its own."
+        )
+    return found[0] if found else None
 
 
 def split_detector(tensors, layout):
@@ -176,11 +206,13 @@ def split_detector(tensors, layout):
         `tuple[dict, list[str]]`: the network's tensors without the prefix they have inside a detector, and the names
         of everything else, which is empty unless the file holds a detector.
     """
-    if layout.signature in tensors:
+    prefix = network_prefix(tensors, layout)
+    if not prefix and not layout.is_anywhere:
         return tensors, []
-    inside = {name: tensor for name, tensor in tensors.items() if name.startswith(layout.prefix)}
+    beginnings = (f"{prefix}stem.", f"{prefix}stages_") if layout.is_anywhere else prefix
+    inside = {name: tensor for name, tensor in tensors.items() if name.startswith(beginnings)}
     others = [name for name in tensors if name not in inside]
-    return {name.removeprefix(layout.prefix): tensor for name, tensor in inside.items()}, others
+    return {name.removeprefix(prefix): tensor for name, tensor in inside.items()}, others
 
 
 def rename(tensors, layout):
@@ -225,4 +257,5 @@ def _apply(rules, name):
 
 
 def _oriented(name, tensor, layout):
-    return tensor.t() if name in layout.transposed and tensor.ndim == 2 else tensor
+    is_transposed = tensor.ndim == 2 and any(re.fullmatch(pattern, name) for pattern in layout.transposed)
+    return tensor.t() if is_transposed else tensor

@@ -42,6 +42,8 @@ def _metadata(report, row):
         figures = [("accuracy", "top-1", row.top1), ("accuracy", "top-5", row.top5)]
     elif report.task == "detection" and row is not None:
         figures = [("mAP", row.ap_of, row.ap)] if row.labels in _DATASETS else []
+    elif report.task == "classification" and row is not None:
+        figures = [("mAP", "mean AP of the labels", row.label_ap)]
     results = [
         EvalResult(
             task_type=_PIPELINE_TAGS[report.task],
@@ -91,6 +93,8 @@ def _origin(report, row):
 def _accuracy(report, row):
     if row is not None and row.ap is not None and report.task == "detection":
         return [f"{row.ap_of} as its authors publish it: {row.ap} (not measured here).", ""]
+    if row is not None and row.label_ap is not None and report.task == "classification":
+        return [f"Mean AP of the labels on COCO 2017 as PaddleX publishes it: {row.label_ap} (not measured here).", ""]
     if row is None or row.top1 is None or report.task != "classification":
         return []
     is_pp_hgnet = report.model_type == "pp_hgnet"  # nothing says at which preprocessing its figures were measured
@@ -125,6 +129,11 @@ def _usage(report):
         return lines
     if report.model_type == "pp_hgnet":
         return [*lines, "Stock Transformers alone refuses this model type: it has no PP-HGNet.", ""]
+    if "problem_type" in report.assumed:
+        lines += [
+            "Several labels may fit an image: each has a score of its own, a sigmoid, and those above 0.5 count.",
+            "",
+        ]
     lines.append("Stock Transformers alone refuses this model type, because it would compute something else.")
     if not report.has_lab:
         lines.append(
@@ -217,13 +226,18 @@ def _preprocessing(report):
         height, width = value["image_size"]
         size = f"RGB; resized to {height}×{width} pixels (PIL filter {value['resample']})"
         return ["## Preprocessing", "", f"{size}; scaled to 0…1. `preprocessor_config.json` holds it.", ""]
+    pil = f"(PIL filter {value['resample']}; 2 is bilinear, 3 bicubic)"
+    if "image_size" in value:
+        height, width = value["image_size"]
+        size = f"resized to {height}×{width} pixels {pil}, without a crop"
+    else:
+        crop = value["crop_size"]
+        size = f"short side resized to {value['resize_short']} pixels {pil}; centre crop of {crop}×{crop}"
     return [
         "## Preprocessing",
         "",
-        f"{'Grey' if report.num_channels == 1 else 'RGB'}; short side resized to {value['resize_short']} pixels (PIL "
-        f"filter {value['resample']}; 3 is bicubic); centre crop of {value['crop_size']}×{value['crop_size']}; scaled "
-        f"to 0…1; mean {value['image_mean']}, standard deviation {value['image_std']}. `preprocessor_config.json` "
-        "holds it.",
+        f"{'Grey' if report.num_channels == 1 else 'RGB'}; {size}; scaled to 0…1; mean {value['image_mean']}, "
+        f"standard deviation {value['image_std']}. `preprocessor_config.json` holds it.",
         "",
     ]
 

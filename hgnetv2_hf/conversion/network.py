@@ -7,18 +7,20 @@ import torch
 from ..errors import ConversionError
 from ..model.image_processing_hgnetv2 import HGNetV2ImageProcessor
 from ..model.variants import DOWNSAMPLE_STRIDE, STEM_STRIDES
+from . import ml_decoder
 from .architecture import is_pp_hgnet
 from .layouts import is_counter
 from .values import checked_weight, with_memory_of_their_own
 
 
-_HEAD_FIELDS = ("num_labels", "use_last_conv", "class_expand")
+_HEAD_FIELDS = ("num_labels", "use_last_conv", "class_expand", *ml_decoder.SHOWN_FIELDS)
+_ASSUMED_HEAD_FIELDS = ("num_labels", *ml_decoder.ASSUMED_FIELDS)
 _ASSUMED_FIELDS = ("hidden_act", "stem_strides", "stage_downsample_strides")
 _PP_HGNET_ASSUMED_FIELDS = ("hidden_act", "batch_norm_eps")
 
 
 class ModelType(NamedTuple):
-    name: str  # "hgnet_v2", "pp_hgnet_v2" or "pp_hgnet"
+    name: str  # "hgnet_v2", "pp_hgnet_v2", "pp_hgnet_v2_ml" or "pp_hgnet"
     reason: str
 
 
@@ -38,6 +40,8 @@ def choose_model_type(task, fields, assumed):
         return ModelType("pp_hgnet", "Transformers has no PP-HGNet")
     value = {field: pair[0] for field, pair in assumed.items()}
     reasons = []
+    if task == "classification" and "decoder_queries" in fields:
+        return ModelType("pp_hgnet_v2_ml", "stock has no ML-Decoder")
     if fields["use_learnable_affine_block"] and value.get("pool_padding") == "same":
         reasons.append("with LAB, the padding of the stem's max-pool shows, and stock pads it with zeros")
     if task == "classification" and fields["use_last_conv"]:
@@ -54,7 +58,7 @@ def choose_model_type(task, fields, assumed):
 def build_network(model_type, task, fields, assumed, tensors):
     """
     Args:
-        model_type (`str`): `"hgnet_v2"`, `"pp_hgnet_v2"` or `"pp_hgnet"`.
+        model_type (`str`): `"hgnet_v2"`, `"pp_hgnet_v2"`, `"pp_hgnet_v2_ml"` or `"pp_hgnet"`.
         task, fields, assumed: as in [`choose_model_type`].
         tensors (`dict[str, torch.Tensor]`): the weights under their names in Transformers.
 
@@ -77,10 +81,14 @@ def build_network(model_type, task, fields, assumed, tensors):
 
 
 def _model_class(model_type, task):
-    from ..model import modeling_hgnetv2, modeling_pp_hgnet
+    from ..model import modeling_hgnetv2, modeling_ml_decoder, modeling_pp_hgnet
 
-    prefix = {"hgnet_v2": "HGNetV2", "pp_hgnet_v2": "PPHGNetV2", "pp_hgnet": "PPHGNet"}[model_type]
-    modeling = modeling_pp_hgnet if model_type == "pp_hgnet" else modeling_hgnetv2
+    modeling, prefix = {
+        "hgnet_v2": (modeling_hgnetv2, "HGNetV2"),
+        "pp_hgnet_v2": (modeling_hgnetv2, "PPHGNetV2"),
+        "pp_hgnet_v2_ml": (modeling_ml_decoder, "PPHGNetV2ML"),
+        "pp_hgnet": (modeling_pp_hgnet, "PPHGNet"),
+    }[model_type]
     return getattr(modeling, prefix + ("Backbone" if task == "backbone" else "ForImageClassification"))
 
 
@@ -96,6 +104,7 @@ def _configuration(model_type, task, fields, assumed):
         return arguments
     head = _HEAD_FIELDS if is_faithful else ("num_labels",)
     arguments.update({name: fields[name] for name in head if name in fields})
+    arguments.update({name: assumed[name][0] for name in _ASSUMED_HEAD_FIELDS if name in assumed})
     if fields["use_last_conv"]:
         arguments["dropout_prob"] = assumed["dropout_prob"][0]
     if "problem_type" in assumed:
@@ -159,16 +168,25 @@ def some(names):
 def build_image_processor(assumed):
     """The preprocessing that was assumed. Raises ``ConversionError`` where it does not work."""
     values = {field: value for field, (value, _) in assumed.items()}
-    short, crop = values["resize_short"], values["crop_size"]
-    if crop > short:
-        raise ConversionError(
-            f"A crop of {crop} pixels does not fit into images whose short side is resized to {short}."
-        )
+    if "image_size" in values:
+        height, width = values["image_size"]
+        size = crop_size = {"height": height, "width": width}
+    else:
+        size, crop_size = _short_side_and_crop(values["resize_short"], values["crop_size"])
     try:
         return HGNetV2ImageProcessor(
-            size={"shortest_edge": short},
-            crop_size={"height": crop, "width": crop},
+            size=size,
+            crop_size=crop_size,
+            do_center_crop="image_size" not in values,
             **{field: values[field] for field in ("resample", "image_mean", "image_std")},
         )
     except (ValueError, TypeError) as error:
         raise ConversionError(f"The preprocessing declared beside the weights does not work: {error}") from error
+
+
+def _short_side_and_crop(short, crop):
+    if crop > short:
+        raise ConversionError(
+            f"A crop of {crop} pixels does not fit into images whose short side is resized to {short}."
+        )
+    return {"shortest_edge": short}, {"height": crop, "width": crop}

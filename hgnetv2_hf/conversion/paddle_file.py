@@ -18,7 +18,7 @@ import torch
 from ..errors import ConversionError
 from ..files.atomic import atomic_file
 from ..wording import counted
-from .nesting import unwrap
+from .nesting import choose_weights
 
 
 _OPCODES = (
@@ -52,8 +52,8 @@ def read_paddle_file(path: Union[str, os.PathLike]) -> dict[str, torch.Tensor]:
     return read_nested_paddle_file(path)[0]
 
 
-def read_nested_paddle_file(path):
-    """As [`read_paddle_file`]; returns the place of the tensors inside the file too, such as `"model"`, or `""`."""
+def read_nested_paddle_file(path, weights=None):
+    """As [`read_paddle_file`], of the set that `weights` names; returns what [`choose_weights`] does too."""
     path = os.fspath(path)
     try:
         with open(path, "rb") as file:
@@ -63,8 +63,8 @@ def read_nested_paddle_file(path):
         raise ConversionError(f"Cannot read {path}: {error.strerror or error}.") from error
     if not isinstance(content, dict):
         raise ConversionError(f"{path} holds a {type(content).__name__} where Paddle writes a dictionary of arrays.")
-    content, place = unwrap(content, (_Array, tuple))
-    return _tensors(path, content), place
+    taken, place = choose_weights(path, content, (_Array, tuple), weights)
+    return _tensors(path, taken.content), taken, place
 
 
 def _refuse_other_formats(path, start):

@@ -3,12 +3,14 @@
     python run_paddleclas.py REQUEST.npz ANSWER.npz
 
 The request names the checkpoint (``checkpoint``), the input (``pixel_values``), the network (``variant``, or
-``stages``, ``stem_channels``, ``use_lab``, ``use_last_conv``, ``class_expand``), ``class_num`` and ``dropout_prob``;
-``version`` is 1 for PP-HGNet, whose rows of ``stages`` end with the number of layers.
+``stages``, ``stem_channels``, ``use_lab``, ``use_last_conv``, ``class_expand``), ``class_num``, ``dropout_prob`` and
+``ml_decoder``, the arguments of a head as JSON, or an empty text; ``version`` is 1 for PP-HGNet, whose rows of
+``stages`` end with the number of layers.
 The answer holds the logits (where the checkpoint has a classifier), the maps of stem and stages, in float64, and the
 versions.
 """
 
+import json
 import sys
 
 import numpy as np
@@ -27,7 +29,7 @@ def network(request):
     model = _build_pp_hgnet(pp_hgnet, request) if is_first_version else _build(pp_hgnet_v2, request)
     state = paddle.load(str(request["checkpoint"]), return_numpy=True)
     state = {name: value.astype("float64") for name, value in state.items() if hasattr(value, "astype")}
-    has_head = "fc.weight" in state
+    has_head = any(name.startswith("fc.") for name in state)
     missing, unexpected = model.set_state_dict(state)
     missing = [name for name in missing if has_head or not name.startswith(_HEAD)]
     if missing or unexpected:
@@ -45,6 +47,15 @@ def network(request):
 
 
 def _build(pp_hgnet_v2, request):
+    model = _classifier(pp_hgnet_v2, request)
+    if "ml_decoder" in request and str(request["ml_decoder"]):
+        from paddleclas.ppcls.arch.gears import add_ml_decoder_head
+
+        add_ml_decoder_head(model, json.loads(str(request["ml_decoder"])))
+    return model
+
+
+def _classifier(pp_hgnet_v2, request):
     arguments = {"class_num": int(request["class_num"]), "dropout_prob": float(request["dropout_prob"])}
     if str(request["variant"]):
         return getattr(pp_hgnet_v2, f"PPHGNetV2_{str(request['variant']).upper()}")(**arguments)

@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 from ..errors import ConversionError
 from ..hub.published import ASSETS, PUBLISHED, Published, find_published, published_name
+from . import ml_decoder
 from .paddle_inference import PARAMETERS, InferenceFiles, find_inference_files, is_archive, unpack
 from .paddle_settings import read_settings
 from .timm_folder import TimmModel, read_timm_config
@@ -106,14 +107,14 @@ def _declared_by_transformers(folder, config):
     """What no tensor shows and the folder's own configuration says, saved by this package or by stock Transformers."""
     if isinstance(config.get("backbone_config"), dict):  # a detector
         config = config["backbone_config"]
-    if config.get("model_type") not in ("hgnet_v2", "pp_hgnet_v2", "pp_hgnet"):
+    if config.get("model_type") not in ("hgnet_v2", "pp_hgnet_v2", "pp_hgnet_v2_ml", "pp_hgnet"):
         return {}
     if config["model_type"] == "hgnet_v2" and config.get("hidden_act", "relu") != "relu":
         raise ConversionError(
             f"{folder} was saved by stock Transformers with hidden_act {config['hidden_act']!r}, which reaches the "
             "stem only there; no configuration of this package computes that."
         )
-    fields = ("hidden_act", "dropout_prob", "id2label")
+    fields = ("hidden_act", "dropout_prob", "id2label", *ml_decoder.ASSUMED_FIELDS)
     if config["model_type"] == "pp_hgnet":
         fields += ("batch_norm_eps",)
     else:
@@ -130,6 +131,10 @@ def _declared_by_transformers(folder, config):
     for field, key, side in (("resize_short", "size", "shortest_edge"), ("crop_size", "crop_size", "height")):
         if isinstance(processor.get(key), dict) and isinstance(processor[key].get(side), int):
             declared[field] = processor[key][side]
+    size = processor.get("size")
+    if processor.get("do_center_crop") is False and isinstance(size, dict) and {"height", "width"} <= set(size):
+        declared.pop("crop_size", None)
+        declared["image_size"] = [size["height"], size["width"]]
     for field in ("image_mean", "image_std", "resample"):
         if processor.get(field) is not None:
             declared[field] = processor[field]

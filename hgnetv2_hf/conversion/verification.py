@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from ..model.configuration_hgnetv2 import PADDLE_EPSILON
 from ..model.variants import PP_HGNET_STAGE_FIELDS, PP_HGNET_VARIANTS, STAGE_FIELDS
 from ..wording import counted, sentence
 from .architecture import missing_in_paddleclas
-from .layouts import LAYOUTS, is_counter, layouts_of, rename, rename_back
+from .layouts import LAYOUTS, is_counter, is_head, layouts_of, rename, rename_back
+from .ml_decoder import paddleclas_ml_decoder
 from .paddle_file import write_paddle_file
 from .paddle_graph import run_program
 from .timm_folder import TimmModel
@@ -69,6 +71,7 @@ class _Question:
 
 
 _SAME_NAMES = {"paddleclas": ("paddleclas", "paddledetection"), "timm": ("timm", "dfine")}
+_TIMM_STAGES = 4
 
 
 class NotComparable(Exception):
@@ -201,8 +204,9 @@ def _ask_paddleclas(question):
         request, answer = os.path.join(folder, "request.npz"), os.path.join(folder, "answer.npz")
         # Paddle unpickles what it opens, so it gets the tensors in a file written here, never the source itself.
         checkpoint = os.path.join(folder, "checkpoint.pdparams")
-        write_paddle_file(question.tensors_for("paddleclas"), checkpoint)
-        np.savez(request, checkpoint=checkpoint, **_paddleclas_request(question))
+        tensors = _paddleclas_tensors(question)
+        write_paddle_file(tensors, checkpoint)
+        np.savez(request, checkpoint=checkpoint, **_paddleclas_request(question, tensors))
         script = Path(__file__).with_name("run_paddleclas.py")
         try:
             run = subprocess.run([python, str(script), request, answer], capture_output=True, text=True, check=False)
@@ -216,9 +220,16 @@ def _ask_paddleclas(question):
     return f"PaddleClas {arrays.pop('version')}", arrays
 
 
-def _paddleclas_request(question):
-    config, tensors = question.model.config, question.tensors_for("paddleclas")
-    has_head, has_last_conv = "fc.weight" in tensors, "last_conv.weight" in tensors
+def _paddleclas_tensors(question):
+    """The source's, without a head that the converted model does not have."""
+    tensors = question.tensors_for("paddleclas")
+    has_head = hasattr(question.model, "fc")
+    return {name: tensor for name, tensor in tensors.items() if has_head or not is_head(name)}
+
+
+def _paddleclas_request(question, tensors):
+    config = question.model.config
+    has_head, has_last_conv = hasattr(question.model, "fc"), "last_conv.weight" in tensors
     class_expand = tensors["last_conv.weight"].shape[0] if has_last_conv else 2048
     is_as_published = not has_head or (has_last_conv and class_expand == 2048)
     dropout = getattr(config, "dropout_prob", 0.0)
@@ -235,7 +246,8 @@ def _paddleclas_request(question):
         "use_lab": config.use_learnable_affine_block,
         "use_last_conv": has_last_conv or not has_head,
         "class_expand": class_expand,
-        "class_num": tensors["fc.weight"].shape[1] if has_head else 1000,
+        "class_num": config.num_labels if has_head else 1000,
+        "ml_decoder": json.dumps(paddleclas_ml_decoder(config)) if hasattr(config, "decoder_queries") else "",
         "dropout_prob": dropout,
     }
 
@@ -253,8 +265,8 @@ def _ask_timm(question):
         raise NotComparable("timm was not run: it is not installed here")
     if not config.has_default_strides() or config.hidden_act != "relu" or getattr(config, "dropout_prob", 0.0):
         raise NotComparable("timm was not run: it cannot express these strides, this activation or this dropout")
-    if len(config.stage_in_channels) != 4:
-        raise NotComparable("timm was not run: it has four stages")
+    if len(config.stage_in_channels) > _TIMM_STAGES or hasattr(config, "decoder_queries"):
+        raise NotComparable("timm was not run: it has four stages, and no ML-Decoder")
     import timm
 
     tensors = question.tensors_for("timm")
@@ -264,7 +276,7 @@ def _ask_timm(question):
     answer = {}
     with torch.inference_mode():
         feature = network.stem(question.pixel_values.double())
-        for i, stage in enumerate([torch.nn.Identity(), *network.stages]):
+        for i, stage in enumerate([torch.nn.Identity(), *network.stages[: len(config.stage_in_channels)]]):
             feature = stage(feature)
             answer[f"feature_{i}"] = feature.numpy()
         if has_fc:
@@ -295,7 +307,11 @@ def _timm_network(question, tensors):
                 f"tensors ({reason})"
             ) from error
         return network
-    stages = {f"stage{i + 1}": list(row) for i, row in enumerate(_rows(config))}
+    rows = _rows(config)
+    spare = [(rows[-1][2], 1, 2, 1, False, False, 1, 1)] * (
+        _TIMM_STAGES - len(rows)
+    )  # timm builds four, come what may
+    stages = {f"stage{i + 1}": list(row) for i, row in enumerate([*rows, *spare])}
     network = HighPerfGpuNet(
         {
             "stem_type": "v1" if config.model_type == "pp_hgnet" else "v2",
@@ -305,6 +321,7 @@ def _timm_network(question, tensors):
         use_lab=config.use_learnable_affine_block,
         **arguments,
     )
+    network.stages = network.stages[: len(rows)]
     network.load_state_dict(tensors, strict=True)
     return network
 
@@ -349,6 +366,7 @@ _ORIGINALS = {
     "paddleclas": (_PADDLECLAS, _TIMM),
     "paddledetection": (_PADDLECLAS, _TIMM),
     "timm": (_TIMM, _PADDLECLAS),
+    "timm_features": (_TIMM,),
     "dfine": (_TIMM,),
     "rtdetrv2": (_TIMM,),
     "transformers": ((_ask_stock_transformers, _Arithmetic(0.0, 1e-5)),),

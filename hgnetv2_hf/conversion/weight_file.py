@@ -3,7 +3,7 @@
 import os
 import pickle
 import zipfile
-from typing import Union
+from typing import Optional, Union
 
 import torch
 from safetensors import SafetensorError
@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from ..errors import ConversionError
 from ..wording import sentence
-from .nesting import strip_prefixes, unwrap
+from .nesting import Place, choose_weights, strip_prefixes
 from .paddle_file import read_nested_paddle_file
 
 
@@ -21,19 +21,23 @@ _ZIP = b"PK\x03\x04"
 _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of PyTorch before 1.6
 
 
-def read_weights(path: Union[str, os.PathLike]) -> tuple[dict[str, torch.Tensor], str]:
+def read_weights(
+    path: Union[str, os.PathLike], weights: Optional[str] = None
+) -> tuple[dict[str, torch.Tensor], Place]:
     """
     Reads the tensors of a Paddle (`.pdparams`), PyTorch (`.pth`, `.pt`, `.bin`) or safetensors file.
 
     Args:
         path (`str` or `os.PathLike`): the file.
+        weights (`str`, *optional*): which of the sets in it (see `nesting.py`).
 
     Returns:
-        `tuple[dict[str, torch.Tensor], str]`: name to tensor, sharing memory with what was read; and the place inside
-        the file, such as `"ema.module"`, or `""`.
+        `tuple[dict[str, torch.Tensor], Place]`: name to tensor, sharing memory with what was read; and the place
+        inside the file, such as `"ema.module"`, with the names of other sets.
 
     Raises:
-        `ConversionError`: the file is missing, truncated, of another format, or claims more than it holds.
+        `ConversionError`: the file is missing, truncated, of another format, claims more than it holds, or has no such
+            set.
     """
     path = os.fspath(path)
     try:
@@ -42,19 +46,18 @@ def read_weights(path: Union[str, os.PathLike]) -> tuple[dict[str, torch.Tensor]
         size = os.path.getsize(path)
     except OSError as error:
         raise ConversionError(f"Cannot read {path}: {error.strerror or error}.") from error
-    place = ""
     if start.startswith(_ZIP):
         _check_archive(path, size)
-        tensors, place = _read_torch_file(path, mmap=True)
+        tensors, taken, place = _read_torch_file(path, True, weights)
     elif start.startswith(_OLD_TORCH):
-        tensors, place = _read_torch_file(path, mmap=False)
+        tensors, taken, place = _read_torch_file(path, False, weights)
     elif _is_safetensors(start, size):
         tensors = _read_safetensors(path)
+        taken, place = choose_weights(path, tensors, torch.Tensor, weights)
     else:
-        tensors, place = read_nested_paddle_file(path)
+        tensors, taken, place = read_nested_paddle_file(path, weights)
     _check_tensors(path, tensors, size)
-    tensors, student = strip_prefixes(tensors)
-    return tensors, ".".join(filter(None, (place, student)))
+    return strip_prefixes(tensors, taken.prefix), place
 
 
 def _is_safetensors(start, size):
@@ -83,7 +86,7 @@ def _check_archive(path, size):
         )
 
 
-def _read_torch_file(path, mmap):
+def _read_torch_file(path, mmap, weights):
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
@@ -93,8 +96,8 @@ def _read_torch_file(path, mmap):
         ) from error
     except Exception as error:  # a damaged file fails in any of the loader's layers
         raise ConversionError(f"{path} is not a readable PyTorch file: {_short(error)}.") from error
-    content, place = unwrap(content, torch.Tensor)
-    return _plain(path, content), place
+    taken, place = choose_weights(path, content, torch.Tensor, weights)
+    return _plain(path, taken.content), taken, place
 
 
 def _reason(error):

@@ -2,7 +2,8 @@
 
 Sources: PaddleClas ``docs/zh_CN/models/ImageNet1k/PP-HGNetV2.md``, ``PP-HGNet.md`` and ``ppcls/configs`` (accuracy on
 ImageNet-1k, 224×224); timm ``models/hgnet.py``; the backbone files that D-FINE, RT-DETRv2 and PaddleDetection
-download; the model tables of these three and of DEIM, RT-DETRv4 and DEIMv2 (AP on COCO val2017). All are Apache-2.0.
+download; the model tables of these three and of DEIM, RT-DETRv4 and DEIMv2 (AP on COCO val2017); PaddleX
+``paddlex/configs/modules``, ``repo_apis`` and ``docs/module_usage/tutorials``. All are Apache-2.0.
 """
 
 from functools import partial
@@ -39,6 +40,7 @@ class Published(NamedTuple):
     license: str = "apache-2.0"
     image_size: Optional[int] = None  # pixels per side, of detectors whose file does not show it
     ap_of: str = "AP on COCO val2017"
+    label_ap: Optional[float] = None  # of multi-label classifiers on COCO 2017: the labels' mean AP, per cent
 
 
 # What the rows of one program share. timm's short side of 232 is its own: a crop_pct of 0.965.
@@ -69,6 +71,10 @@ PP_HGNET_RESIZE_SHORT = {"tiny": 232, "small": 236, "base": 236}
 
 def _pp_hgnet(variant, file_name, top1, top5):
     return _paddleclas(variant, file_name, top1, top5)._replace(resize_short=PP_HGNET_RESIZE_SHORT[variant])
+
+
+def _multi_label(variant, file_name, label_ap):
+    return Published(variant, file_name, "paddleclas", labels="coco", url=PADDLEX_URL + file_name, label_ap=label_ap)
 
 
 def _timm(variant, repo_id, top1, top5):
@@ -137,6 +143,10 @@ PUBLISHED = {
     "PPHGNet_small": _pp_hgnet("small", "PPHGNet_small_pretrained.pdparams", 81.51, 95.82),
     "PPHGNet_small_ssld": _pp_hgnet("small", "PPHGNet_small_ssld_pretrained.pdparams", 83.82, 96.81),
     "PPHGNet_base_ssld": _pp_hgnet("base", "PPHGNet_base_ssld_pretrained.pdparams", 85.00, 97.35),
+    # PaddleX's multi-label classifiers, with an ML-Decoder: variant, file, mean AP of the labels.
+    "PP-HGNetV2-B0_ML": _multi_label("b0", "PP-HGNetV2-B0_ML_pretrained.pdparams", 80.98),
+    "PP-HGNetV2-B4_ML": _multi_label("b4", "PP-HGNetV2-B4_ML_pretrained.pdparams", 87.96),
+    "PP-HGNetV2-B6_ML": _multi_label("b6", "PP-HGNetV2-B6_ML_pretrained.pdparams", 91.25),
     # timm's, which hold the same weights: variant, repository, top-1, top-5.
     "hgnetv2_b0.ssld_stage2_ft_in1k": _timm("b0", "timm/hgnetv2_b0.ssld_stage2_ft_in1k", 77.77, 93.91),
     "hgnetv2_b0.ssld_stage1_in22k_in1k": _timm("b0", "timm/hgnetv2_b0.ssld_stage1_in22k_in1k", None, None),

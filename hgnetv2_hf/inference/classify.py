@@ -47,7 +47,7 @@ _PARQUET_ROWS = 10_000
 @raised_as(InferenceError)
 def classify(
     paths, model, output=None, top_k=5, batch_size=16, dtype="float32", compile=False, workers=None, overwrite=False,
-    show=print, engine="local", image_column=None,
+    show=print, engine="local", image_column=None, threshold=0.0,
 ):  # fmt: skip
     """
     Classifies images and writes one row per image, in their order.
@@ -70,6 +70,8 @@ def classify(
         show (callable, defaults to `print`): receives the summary.
         engine (`"local"` or `"ray"`, defaults to `"local"`): this machine, or a cluster; see [`in_cluster`].
         image_column (`str`, *optional*): of Parquet files; by default the only one that holds images.
+        threshold (`float`, defaults to 0.0): leave labels out whose score is below it. Scores are the softmax over
+            all labels, and sigmoids of multi-label classifiers.
 
     Returns:
         `dict`: `images`, `unreadable`, `resumed` (rows that an earlier, interrupted run had left), and
@@ -82,6 +84,8 @@ def classify(
     for name, value in (("top_k", top_k), ("batch_size", batch_size)):
         if value < 1:
             raise InferenceError(f"Unsupported {name} {value}: expected a positive whole number.")
+    if not 0 <= threshold < 1:
+        raise InferenceError(f"Unsupported threshold {threshold}: expected a score of at least 0 and below 1.")
     check_engine(engine, compile=compile, workers=workers)
     if output is not None:
         output = resolved(output)
@@ -94,13 +98,13 @@ def classify(
             check_outside(sources, output)
         network = _load(model, dtype, compile, batch_size, "cpu" if engine == "ray" else None)
         rows = partial(
-            _rows, engine=engine, network=network, model=model, dtype=dtype, top_k=top_k, batch_size=batch_size,
-            workers=workers or default_workers(sources),
+            _rows, engine=engine, network=network, model=model, dtype=dtype, top_k=top_k, threshold=threshold,
+            batch_size=batch_size, workers=workers or default_workers(sources),
         )  # fmt: skip
         if in_parts:
-            counts, error = _write_parts(folder, sources, rows, paths, model, dtype, top_k)
+            counts, error = _write_parts(folder, sources, rows, paths, model, dtype, top_k, threshold)
         else:
-            counts, error = _write_rows(output, sources, rows, model, dtype, top_k)
+            counts, error = _write_rows(output, sources, rows, model, dtype, top_k, threshold)
     resumed = counts["resumed"]
     if output is not None:
         show(
@@ -127,10 +131,10 @@ def _progress(total, resumed=0):
     return tqdm(total=total, initial=resumed, desc="classify", unit="image", mininterval=0.5)
 
 
-def _write_rows(output, sources, rows, model, dtype, top_k):
+def _write_rows(output, sources, rows, model, dtype, top_k, threshold):
     """Prints the rows, or writes them in a table."""
     total, unreadable, resumed, error = len(sources), 0, 0, None
-    with _journal(output, run_key(model, top_k, dtype)) as journal:
+    with _journal(output, run_key(model, top_k, dtype, threshold)) as journal:
         if journal:
             resumed = resume(journal, ((found.name, found.stamp) for found in sources))
         start = time.perf_counter()
@@ -151,11 +155,11 @@ def _write_rows(output, sources, rows, model, dtype, top_k):
     return counts, error
 
 
-def _write_parts(output, sources, rows, paths, model, dtype, top_k):
+def _write_parts(output, sources, rows, paths, model, dtype, top_k, threshold):
     import pyarrow
 
     columns = _columns(top_k)
-    about = {"model": os.fspath(model), "dtype": dtype, "top_k": top_k}
+    about = {"model": os.fspath(model), "dtype": dtype, "top_k": top_k, "threshold": threshold}
 
     def table(made):
         return pyarrow.Table.from_pylist([_flat(row, columns) for row in made], schema=_schema(columns))
@@ -244,24 +248,26 @@ def _fastest(model, dtype, compile):
     return torch.compile(model) if compile else model
 
 
-def _rows(founds, engine, network, model, dtype, top_k, batch_size, workers):
+def _rows(founds, engine, network, model, dtype, top_k, threshold, batch_size, workers):
     """A row per image, in order."""
     staged = computed(
-        engine, founds, partial(decoded, network.processor), network, partial(_labels, top_k=top_k), model,
+        engine, founds, partial(decoded, network.processor), network,
+        partial(_labels, top_k=top_k, threshold=threshold), model,
         partial(_load, dtype=dtype, compile=False, batch_size=batch_size), batch_size, workers,
     )  # fmt: skip
     for found, error, labels in staged:
         yield {"image": found.name, "stamp": found.stamp, "labels": labels or [], "error": error}
 
 
-def _labels(network, arrays, top_k):
-    """The best labels of each image; sizes differ only where the image processor does not crop."""
+def _labels(network, arrays, top_k, threshold):
+    """The best labels of each image that reach the threshold; sizes differ only where nothing crops or scales."""
     if len({array.shape for array in arrays}) > 1:
-        return [_labels(network, [array], top_k)[0] for array in arrays]
+        return [_labels(network, [array], top_k, threshold)[0] for array in arrays]
     logits = network.logits(np.moveaxis(np.stack(arrays), -1, 1))
     if not np.isfinite(logits).all():
         raise InferenceError("The network's logits are not finite; try --dtype float32.")
-    return [top_labels(each, network.config, top_k) for each in logits]
+    best = [top_labels(each, network.config, top_k) for each in logits]
+    return [[label for label in each if label["score"] >= threshold] for each in best]
 
 
 def _line(row):

@@ -29,7 +29,7 @@ from ..evaluation.write import METRICS, table_and_notes, write_evaluation
 from ..files.atomic import claim
 from ..files.images import UNREADABLE, printable_path
 from ..wording import counted, printable, sentence
-from .predictors import load_predictor, recognise, threads
+from .predictors import load_predictor, recognise, refuse_several_labels, threads
 
 
 _BATCHES_AHEAD = 3
@@ -131,6 +131,8 @@ def evaluate(
             if not can_draw():
                 show('pictures are left out: pip install "hgnetv2-hf[plot]" for matplotlib')
         recognised = [recognise(each) for each in models]
+        for each in recognised:
+            refuse_several_labels(each)
         task = _task(recognised)
         loaded = _load(data, recognised[0], {**reading, **by_task[task]})
         for line in (*loaded.understood, *_left_out(loaded)):

@@ -31,6 +31,7 @@ from .runtime import DESCRIPTION, is_exported, load_exported, refuse_elsewhere
 
 
 TASKS = {"ForImageClassification": "classifier", "ForObjectDetection": "detector"}
+_PROBLEMS = ("single_label_classification", "multi_label_classification")
 _EXPORTED = {("logits",): "classifier", ("logits", "pred_boxes"): "detector"}  # by the outputs
 _LOADERS = {
     "classifier": AutoModelForImageClassification.from_pretrained,
@@ -107,9 +108,17 @@ def _recognise_exported(folder, name):
     return Recognised(folder, name, task, _labels(config), runtime, largest, config)
 
 
+def refuse_several_labels(recognised):
+    """Raises `InferenceError` where an image may have several labels, or none: accuracy says nothing there."""
+    if recognised.task == "classifier" and recognised.config.problem_type == "multi_label_classification":
+        raise InferenceError(
+            f"{recognised.name} is for {recognised.config.problem_type}; images of one class each are expected."
+        )
+
+
 def _refuse_other_problems(config, name, task):
-    if task == "classifier" and (config.problem_type or "") not in ("", "single_label_classification"):
-        raise InferenceError(f"{name} is for {config.problem_type}; images of one class each are expected.")
+    if task == "classifier" and (config.problem_type or "single_label_classification") not in _PROBLEMS:
+        raise InferenceError(f"{name} is for {config.problem_type}; labels with scores are expected.")
     if task == "classifier" and config.num_labels < 2:
         raise InferenceError(f"{name} has one output only; a classifier with at least two classes is expected.")
 

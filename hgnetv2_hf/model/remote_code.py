@@ -23,6 +23,8 @@ CODE_FILES = (
 )
 # What a folder of PP-HGNet carries, whose files use PP-HGNetV2's.
 PP_HGNET_CODE_FILES = (*CODE_FILES, "configuration_pp_hgnet.py", "modeling_pp_hgnet.py")
+# What a folder of a multi-label classifier carries.
+ML_DECODER_CODE_FILES = (*CODE_FILES, "configuration_ml_decoder.py", "modeling_ml_decoder.py")
 # What a folder of a detector carries. Its backbone is of a stock type, whose code comes with Transformers.
 DETECTOR_CODE_FILES = (
     "compat.py",
@@ -50,6 +52,12 @@ AUTO_MAPS = {
         "AutoModel": "modeling_pp_hgnet.PPHGNetModel",
         "AutoBackbone": "modeling_pp_hgnet.PPHGNetBackbone",
         "AutoModelForImageClassification": "modeling_pp_hgnet.PPHGNetForImageClassification",
+    },
+    "pp_hgnet_v2_ml": {
+        "AutoConfig": "configuration_ml_decoder.PPHGNetV2MLConfig",
+        "AutoModel": "modeling_ml_decoder.PPHGNetV2MLModel",
+        "AutoBackbone": "modeling_ml_decoder.PPHGNetV2MLBackbone",
+        "AutoModelForImageClassification": "modeling_ml_decoder.PPHGNetV2MLForImageClassification",
     },
     "deim": {
         "AutoConfig": "configuration_deim.DEIMConfig",

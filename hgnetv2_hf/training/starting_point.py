@@ -102,6 +102,11 @@ def _load(name):
                 f"{name} is no image classifier but {', '.join(config.architectures or ['unknown'])}; convert a "
                 "classifier, or start from a variant (b0 … b6)."
             )
+        if (config.problem_type or "") not in ("", "single_label_classification"):
+            raise TrainingError(
+                f"{name} is for {config.problem_type}; training learns one class per image. Its backbone starts a "
+                "detector, and Transformers' own Trainer takes it with labels of 0 and 1."
+            )
         if getattr(config, "num_channels", 3) != 3:
             raise TrainingError(f"{name} takes images of {config.num_channels} channels; training prepares RGB only.")
         return config, load_image_processor(name)

@@ -201,7 +201,7 @@ def test_pytorch_files_are_read_wherever_their_weights_lie(tiny, tmp_path, nesti
     content = {**content, "epoch": 3, "optimizer": {"lr": 0.1}} if nesting else content
     torch.save(content, tmp_path / "any.name", _use_new_zipfile_serialization=not old_format)
     tensors, place = read_weights(tmp_path / "any.name")
-    assert place == ".".join(nesting)
+    assert place.taken == ".".join(nesting)
     assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
     torch.save({"model": {f"module.{name}": t for name, t in expected.items()}}, tmp_path / "data_parallel")
     assert list(read_weights(tmp_path / "data_parallel")[0]) == list(expected)

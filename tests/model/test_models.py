@@ -21,14 +21,23 @@ from hgnetv2_hf import (
     PPHGNetV2Backbone,
     PPHGNetV2Config,
     PPHGNetV2ForImageClassification,
+    PPHGNetV2MLConfig,
+    PPHGNetV2MLForImageClassification,
     PPHGNetV2Model,
     set_drop_path_rate,
 )
 
 
 CLASSIFIERS = [HGNetV2ForImageClassification, PPHGNetV2ForImageClassification, PPHGNetForImageClassification]
+MULTI_LABEL = PPHGNetV2MLForImageClassification
 BASE_MODELS = [HGNetV2Model, PPHGNetV2Model, PPHGNetModel]
-MODELS = [*CLASSIFIERS, *BASE_MODELS, HGNetV2Backbone, PPHGNetV2Backbone, PPHGNetBackbone]
+MODELS = [*CLASSIFIERS, MULTI_LABEL, *BASE_MODELS, HGNetV2Backbone, PPHGNetV2Backbone, PPHGNetBackbone]
+
+EXTRA = {
+    PPHGNetV2Config: {"class_expand": 24},
+    PPHGNetConfig: {"class_expand": 24},
+    PPHGNetV2MLConfig: {"class_expand": 24, "decoder_hidden_size": 16, "decoder_ffn_dim": 12, "decoder_queries": 1},
+}
 
 
 @pytest.fixture
@@ -36,7 +45,7 @@ def build(tiny_fields):
     def build(model_class, **options):
         config_class = model_class.config_class
         fields = dict(TINY_PP_HGNET_FIELDS) if config_class is PPHGNetConfig else tiny_fields
-        extra = {"class_expand": 24} if config_class in (PPHGNetV2Config, PPHGNetConfig) else {}
+        extra = EXTRA.get(config_class, {})
         return randomize(model_class(config_class(**{**fields, **extra, **options})).eval())
 
     return build
@@ -172,7 +181,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(build, pixel_values, mo
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("model_class", [PPHGNetV2ForImageClassification, HGNetV2Backbone])
+@pytest.mark.parametrize("model_class", [PPHGNetV2ForImageClassification, MULTI_LABEL, HGNetV2Backbone])
 def test_half_precision_loads_and_runs(build, pixel_values, tmp_path, model_class, dtype):
     model = build(model_class)
     model.save_pretrained(tmp_path)
@@ -201,7 +210,7 @@ def test_device_map_places_the_model(build, pixel_values, tmp_path, model_class)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_class", [PPHGNetV2ForImageClassification, HGNetV2Backbone])
+@pytest.mark.parametrize("model_class", [PPHGNetV2ForImageClassification, MULTI_LABEL, HGNetV2Backbone])
 def test_compiles_as_one_graph(build, pixel_values, model_class):
     """What Inductor makes of such graphs is tested in `inference/test_inference.py`."""
     model = build(model_class)
@@ -221,6 +230,7 @@ def test_compiles_as_one_graph(build, pixel_values, model_class):
         PPHGNetV2ForImageClassification,
         pytest.param(PPHGNetForImageClassification, marks=pytest.mark.slow),
         HGNetV2ForImageClassification,
+        pytest.param(MULTI_LABEL, marks=pytest.mark.slow),
         HGNetV2Backbone,
     ],
 )
