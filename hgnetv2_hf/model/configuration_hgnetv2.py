@@ -33,7 +33,7 @@ class NetworkConfig(SavesCode, BackboneConfigMixin, PretrainedConfig):
             kwargs.pop(derived, None)
         if "num_labels" in kwargs and "id2label" not in kwargs:  # Transformers counts with it before it is checked
             labels = kwargs["num_labels"]
-            _require(_is_count(labels), "num_labels", labels, "a whole number")
+            _require(is_count(labels), "num_labels", labels, "a whole number")
         super().__init__(**kwargs)
         for field, value in fields.items():
             setattr(self, field, as_list(value))
@@ -379,12 +379,12 @@ def _is_whole(value):
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def _is_count(value):
+def is_count(value):
     return _is_whole(value) and value >= 0
 
 
 def is_positive(value):
-    return _is_count(value) and value > 0
+    return is_count(value) and value > 0
 
 
 def _is_stride(value):
@@ -399,7 +399,7 @@ def is_list_of(accepts, value, length=None):
     return isinstance(value, list) and length in (None, len(value)) and all(map(accepts, value))
 
 
-def _is_activation(value):
+def is_activation(value):
     from transformers.activations import ACT2FN
 
     return isinstance(value, str) and value in ACT2FN
@@ -429,7 +429,7 @@ _STAGE_CHECKS = (
     ("stage_downsample", is_bool, "true or false"),
     ("stage_light_block", is_bool, "true or false"),
     ("stage_kernel_size", is_positive, "a whole number"),
-    ("stage_numb_of_layers", _is_count, "a whole number"),
+    ("stage_numb_of_layers", is_count, "a whole number"),
 )
 
 # In this order, because a row may rely on those above it: field, what it must be, what the message expects.
@@ -441,7 +441,7 @@ FIELD_CHECKS = (
         "at least two positive whole numbers, of which the first is the images' and the last the stem's output",
     ),
     ("stage_kernel_size", lambda sizes: all(size % 2 for size in sizes), "odd kernel sizes"),
-    ("hidden_act", _is_activation, "the name of an activation in transformers.activations.ACT2FN"),
+    ("hidden_act", is_activation, "the name of an activation in transformers.activations.ACT2FN"),
     ("use_learnable_affine_block", is_bool, "true or false"),
     ("initializer_range", lambda value: is_number(value) and value >= 0, "a number that is not negative"),
 )

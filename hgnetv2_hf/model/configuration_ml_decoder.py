@@ -5,7 +5,7 @@ Stock Transformers knows no such type, and neither do earlier versions of this p
 
 from typing import TYPE_CHECKING, Optional
 
-from .configuration_hgnetv2 import PPHGNetV2Config, _check_fields, _is_activation, _is_bool, _is_number, _is_positive
+from .configuration_hgnetv2 import PPHGNetV2Config, check_fields, is_activation, is_bool, is_number, is_positive
 from .remote_code import ML_DECODER_CODE_FILES
 
 
@@ -85,7 +85,7 @@ class PPHGNetV2MLConfig(PPHGNetV2Config):
 
     def check_architecture(self):
         super().check_architecture()
-        _check_fields(self, _DECODER_FIELD_CHECKS)
+        check_fields(self, _DECODER_FIELD_CHECKS)
         if self.decoder_hidden_size % self.decoder_attention_heads:
             raise ValueError(
                 f"`decoder_attention_heads` cannot build an ML-Decoder: got {self.decoder_attention_heads}, expected "
@@ -95,7 +95,7 @@ class PPHGNetV2MLConfig(PPHGNetV2Config):
 
 _DECODER_FIELD_CHECKS = (
     *(
-        (field, _is_positive, "a positive whole number")
+        (field, is_positive, "a positive whole number")
         for field in (
             "decoder_queries",
             "decoder_hidden_size",
@@ -104,13 +104,13 @@ _DECODER_FIELD_CHECKS = (
             "decoder_ffn_dim",
         )
     ),
-    ("decoder_activation_function", _is_activation, "the name of an activation in transformers.activations.ACT2FN"),
+    ("decoder_activation_function", is_activation, "the name of an activation in transformers.activations.ACT2FN"),
     (
         "decoder_dropout",
-        lambda value: _is_number(value) and 0 <= value < 1,
+        lambda value: is_number(value) and 0 <= value < 1,
         "a probability of at least 0 and below 1",
     ),
-    ("decoder_self_attention", _is_bool, "true or false"),
+    ("decoder_self_attention", is_bool, "true or false"),
 )
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageClassification
 import hgnetv2_hf
 from hgnetv2_hf import ConversionError, convert_checkpoint, export_weights
 from hgnetv2_hf.cli import main
-from hgnetv2_hf.conversion.assumptions import assume
+from hgnetv2_hf.conversion.assumptions import OPTIONS, assume
 from hgnetv2_hf.conversion.export import _differences
 from hgnetv2_hf.conversion.layouts import LAYOUTS, PP_HGNET_LAYOUTS, is_counter, is_head, rename_back
 from hgnetv2_hf.conversion.paddle_file import write_paddle_file
@@ -21,7 +21,7 @@ from hgnetv2_hf.hub.published import PUBLISHED
 from hgnetv2_hf.model.variants import PP_HGNET_VARIANTS, architecture_fields
 
 
-NO_OPTIONS = dict.fromkeys(("resize_short", "crop_size", "pool_padding", "dropout_prob"))
+NO_OPTIONS = dict.fromkeys(OPTIONS)
 
 
 @pytest.fixture
