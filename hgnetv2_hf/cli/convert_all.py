@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from ..conversion.convert import convert_checkpoint
 from ..errors import HGNetV2Error
-from ..hub.published import PUBLISHED
+from ..hub.published import PADDLECLAS_URL, PUBLISHED
 from ..hub.upload import check_repository, push_folder
 from .convert import add_push_arguments
 
@@ -31,7 +31,7 @@ def convert_all(
     Returns:
         `list[str]`: the names that failed.
     """
-    names = [name for name, row in PUBLISHED.items() if row.layout == "paddleclas" and row.labels == "imagenet-1k"]
+    names = [name for name, row in PUBLISHED.items() if (row.url or "").startswith(PADDLECLAS_URL)]
     if push_to_hub is not None:
         check_repository(f"{push_to_hub}/{names[0]}")
     failed = []

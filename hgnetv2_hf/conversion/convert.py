@@ -214,6 +214,8 @@ def _read(source, weights):
     if source.inference is None:
         content, place = read_weights(source.path, weights)
         return source, content, _assumed_place(place, weights), None
+    if weights is not None:
+        raise ConversionError("The option weights chooses among several sets; an inference model has one.")
     model = read_inference_model(source.inference)
     source = dataclasses.replace(source, declared={**model.declared, **source.declared})
     return source, model.tensors, model.assumed, model

@@ -262,7 +262,6 @@ def test_other_sizes_and_class_counts_are_recognised_from_the_tensors(tmp_path, 
         assert torch.equal(converted(pixel_values).logits, model(pixel_values).logits)
 
 
-SLOW = pytest.mark.slow
 PADDLEX_DETECTORS = {  # size, classes, pixels, a class
     "RT-DETR-L": ("l", 80, 640, "zebra"),
     "RT-DETR-X": ("x", 80, 640, "zebra"),
@@ -274,10 +273,14 @@ PADDLEX_DETECTORS = {  # size, classes, pixels, a class
     "RT-DETR-L_wired_table_cell_det": ("l", 1, 640, "cell"),
     "RT-DETR-L_wireless_table_cell_det": ("l", 1, 640, "cell"),
 }
+MARKS = {  # those of the same widths as another, and as large, are long
+    "PP-DocLayout_plus-L": (),
+    **dict.fromkeys(("RT-DETR-H", "RT-DETR-H_layout_17cls", "RT-DETR-L_wireless_table_cell_det"), pytest.mark.long),
+}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "PP-DocLayout_plus-L" else SLOW) for name in PADDLEX_DETECTORS]
+    "name", [pytest.param(name, marks=MARKS.get(name, pytest.mark.slow)) for name in PADDLEX_DETECTORS]
 )
 def test_detectors_of_paddlex_convert_with_their_labels_and_size(tmp_path, name):
     size, classes, pixels, label = PADDLEX_DETECTORS[name]

@@ -93,10 +93,12 @@ def test_an_export_becomes_the_folder_of_its_pdparams(export, tmp_path, form, en
     assert report.assumed["pool_padding"] == ("same", f"read from inference.{form}")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["json", pytest.param("pdmodel", marks=pytest.mark.slow)])
 def test_every_way_to_name_an_export_gives_the_same(export, tmp_path, form):
     folder = export(f"softmax-{form}")
     hgnetv2_hf.convert_checkpoint(folder, tmp_path / "expected")
+    with pytest.raises(ConversionError, match="an inference model has one"):
+        hgnetv2_hf.convert_checkpoint(folder, tmp_path / "found", weights="ema")
     sources = [
         folder / f"inference.{form}",
         folder / "inference.pdiparams",
@@ -295,7 +297,7 @@ def paddle_names(tensors, start):
     return names
 
 
-@pytest.mark.parametrize("name", ["paddleclas_b0", "paddleclas_b4"])
+@pytest.mark.parametrize("name", ["paddleclas_b0", pytest.param("paddleclas_b4", marks=pytest.mark.slow)])
 def test_shapes_alone_decide_where_one_order_fits(golden_checkpoint, tmp_path, name):
     tensors = read_paddle_file(golden_checkpoint(name))
     parameters_file(tmp_path / "x.pdiparams", tensors)
