@@ -106,6 +106,8 @@ def _products(kind, result, arguments):
 
 def _convolution(attributes, x, weight):
     _check_format(attributes)
+    if any(value for name, value in attributes.items() if name.startswith("fuse_")):
+        raise ValueError("it is fused with others")
     strides, dilations = attributes["strides"], attributes["dilations"]
     x, paddings = _padded(attributes, x, weight.shape[2:], strides, 0.0)
     return F.conv2d(x, weight, None, strides, paddings, dilations, attributes["groups"])

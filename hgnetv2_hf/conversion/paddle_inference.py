@@ -88,10 +88,9 @@ def _is_program(path):
         return True
     try:
         with open(path, "rb") as file:
-            start = file.read(200)
+            return b'"base_code"' in file.read(200)
     except OSError:
         return False
-    return b'"base_code"' in start or b'"program"' in start
 
 
 def _beside(parameters):

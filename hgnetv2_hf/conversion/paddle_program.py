@@ -226,7 +226,7 @@ _OLD_OPERATIONS = {
     "elementwise_mul": ("multiply", ("X", "Y"), ("Out",)),
     "matmul_v2": ("matmul", ("X", "Y"), ("Out",)),
     "flatten_contiguous_range": ("flatten", ("X",), ("Out",)),
-    "feed": ("data", (), ("Out",)),
+    "feed": ("data", ("X",), ("Out",)),
 }
 _OLD_ATTRIBUTES = {"trans_x": "transpose_x", "trans_y": "transpose_y"}
 _LISTS = ("concat",)  # their first input is a list of values
@@ -254,6 +254,8 @@ def _old_operation(fields):
     inputs, outputs = _slots(fields.get(1, [])), _slots(fields.get(2, []))
     attributes = dict(_old_attribute(_message(each)) for each in fields.get(4, []))
     kind, slots, results = _OLD_OPERATIONS.get(kind, (kind, tuple(inputs), tuple(outputs)))
+    if unknown := [slot for slot, names in inputs.items() if names and slot not in slots]:
+        raise ValueError(f"{kind} takes {unknown[0]:.40}")
     names = [inputs["X"]] if kind in _LISTS else [name for slot in slots for name in inputs.get(slot, [])]
     return Operation(kind, names, [name for slot in results for name in outputs.get(slot, [])], attributes)
 

@@ -74,6 +74,10 @@ def _inference_model(source):
     files = unpack(source) if is_archive(source) else find_inference_files(source)
     if files is None:
         return None
+    if os.path.isdir(source) and (others := [name for name in _WEIGHT_FILES if os.path.isfile(f"{source}/{name}")]):
+        raise ConversionError(
+            f"{source} holds {others[0]} beside {files.parameters.name}; name the file of the two that is meant."
+        )
     declared = read_settings(files.settings) if files.settings is not None else {}
     return Source(source if files.folder else str(files.parameters), declared=declared, inference=files)
 

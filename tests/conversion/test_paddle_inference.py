@@ -206,6 +206,7 @@ BATCH_NORM, OTHER_NUMBERS = '"1.batch_norm_"', "no PP-HGNetV2 needs"
         ("linear_0.w_0", "prelu_0.w_0", "another network"),
         ('"magic": "pir"', '"magic": "other"', "no program that Paddle writes"),
         ('"NCHW"', '"NHWC"', "channels-first"),
+        ('"N": "groups"', '"N": "fuse_relu"', "fused with others"),
     ],
 )
 def test_another_program_is_refused_in_a_sentence(export, tmp_path, before, after, words):
@@ -336,6 +337,26 @@ def test_incomplete_or_foreign_exports_are_one_sentence(export, tmp_path):
     parameters.write_bytes(export("backbone-json").joinpath("inference.pdiparams").read_bytes())
     (folder / "other.pdiparams").unlink()
     with pytest.raises(ConversionError, match="do not belong together"):
+        hgnetv2_hf.convert_checkpoint(folder, tmp_path / "found")
+
+
+def test_a_folder_with_two_readings_asks_which(export, tmp_path):
+    folder = export("softmax-json")
+    (folder / "config.json").write_text('{"program": "another"}')
+    hgnetv2_hf.convert_checkpoint(folder, tmp_path / "found")
+    (folder / "model.safetensors").write_bytes((tmp_path / "found" / "model.safetensors").read_bytes())
+    with pytest.raises(ConversionError, match="name the file of the two"):
+        hgnetv2_hf.convert_checkpoint(folder, tmp_path / "other")
+    hgnetv2_hf.convert_checkpoint(folder / "inference.json", tmp_path / "other")
+    assert files_of(tmp_path / "other") == files_of(tmp_path / "found")
+
+
+def test_an_operation_with_more_inputs_than_its_kind_has_is_refused(export, tmp_path):
+    folder = export("softmax-pdmodel")
+    content = (folder / "inference.pdmodel").read_bytes()
+    # The slot `Filter` of the first convolution under another name: its weight would be lost in silence.
+    (folder / "inference.pdmodel").write_bytes(content.replace(b"Filter", b"Filtre", 1))
+    with pytest.raises(ConversionError, match="conv2d takes Filtre"):
         hgnetv2_hf.convert_checkpoint(folder, tmp_path / "found")
 
 
