@@ -4,10 +4,8 @@
 Sources: PaddleClas ``ppcls/utils/config.py`` (``dump_infer_config``) and ``deploy/python/preprocess.py``.
 """
 
-import os
-
 from ..errors import ConversionError
-from ..wording import sentence
+from ..files.yaml_file import read_yaml
 
 
 _LARGEST = 2**18  # bytes; a thousand classes take 40,000
@@ -27,7 +25,7 @@ def read_settings(path):
     Raises:
         `ConversionError`: it is unreadable, or prepares images in a way that is not computed here.
     """
-    settings = _load(path)
+    settings = read_yaml(path, _LARGEST, ConversionError)
     try:
         declared = {}
         for step in settings.get("PreProcess", {}).get("transform_ops", []):
@@ -46,22 +44,6 @@ def read_settings(path):
         field: value if isinstance(value, tuple) else (value, f"read from {path.name}")
         for field, value in declared.items()
     }
-
-
-def _load(path):
-    import yaml
-
-    try:
-        if os.path.getsize(path) > _LARGEST:
-            raise ConversionError(f"{path} has {os.path.getsize(path)} bytes; Paddle's has at most some 40,000.")
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ConversionError(f"{path} nests deeper than anything that Paddle writes.") from error
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        raise ConversionError(f"{path} cannot be read as YAML: {sentence(error)[:200]}.") from error
-    if not isinstance(settings, dict):
-        raise ConversionError(f"{path} holds no settings.")
-    return settings
 
 
 def _resize(path, resize_short=None, size=None, interpolation=None, backend="cv2", **_):

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files.images import find_images
+from ..files.yaml_file import read_yaml
 from ..wording import counted, sentence
 from .annotated import Annotations, Found, SizedFiles, check_class_names, shortened
 from .splits import VALIDATION_NAMES
@@ -45,7 +46,7 @@ def read_yolo(source):
         `DataError`: there is no such description, or what it names is not there.
     """
     file = source if source.is_file() else _only_description(source)
-    description = _load(file)
+    description = read_yaml(file, _LARGEST, DataError)
     names = _class_names(description, file)
     root = _root(description, file)
     is_pose = description.get("kpt_shape") is not None
@@ -73,22 +74,6 @@ def _only_description(folder):
             raise DataError(f"{folder} holds {files[0].name} and {files[1].name}; pass the file that is meant.")
         return named[0]
     return files[0]
-
-
-def _load(file):
-    import yaml
-
-    try:
-        if os.path.getsize(file) > _LARGEST:
-            raise DataError(f"{file} has {os.path.getsize(file)} bytes; a description of data has a few thousand.")
-        description = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except RecursionError as error:
-        raise DataError(f"{file} nests deeper than any description of data does.") from error
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        raise DataError(f"{file} cannot be read as YAML: {sentence(error)[:200]}.") from error
-    if not isinstance(description, dict):
-        raise DataError(f"{file} describes no data: expected names, train and val.")
-    return description
 
 
 def _class_names(description, file):

@@ -362,7 +362,7 @@ YOLO_REFUSED = {
     "truncated": ("names: [a, b", "cannot be read as YAML"),
     "deep nesting": ("names: " + "[" * 5_000, "nests deeper|cannot be read"),
     "code": ("names: !!python/object/apply:os.system ['true']\ntrain: images/train", "cannot be read as YAML"),
-    "a list": ("- train: a\n- names: b", "describes no data"),
+    "a list": ("- train: a\n- names: b", "holds no table"),
     "no names": ("train: images/train\nnc: 3", "no names of classes"),
     "other count": ("train: images/train\nnc: 4\nnames: [a, b, c]", "nc: 4, but 3 names"),
     "names from 1": ("train: images/train\nnames: {1: a, 2: b, 3: c}", "not numbered 0, 1, 2"),
@@ -377,7 +377,7 @@ YOLO_REFUSED = {
     "train not there": ("train: images/gone\nnames: [a, b, c]", "There is no .*images/gone"),
     "train a number": ("train: 7\nnames: [a, b, c]", "train: 7; expected a path"),
     "an empty list": ("train: empty.txt\nnames: [a, b, c]", "lists no image"),
-    "huge": ("#" * 2**21 + "\ntrain: images/train", "a description of data has a few thousand"),
+    "huge": ("#" * 2**21 + "\ntrain: images/train", "such a file has a few thousand"),
 }  # fmt: skip
 
 
