@@ -205,8 +205,12 @@ def _read(source):
 def _compared_with_program(checkpoint, inference_model):
     """Whatever was recognised, the network computes what the exported program does, or is refused."""
     report = checkpoint.report
-    parity = compare_with_program(checkpoint.model, inference_model)
-    return dataclasses.replace(checkpoint, report=dataclasses.replace(report, parity=[*report.parity, parity]))
+    image_size, left_out = None, report.left_out
+    if report.task == "detection":
+        (image_size, _), left_out = report.assumed["image_size"], [*left_out, *inference_model.left_out]
+    parity = compare_with_program(checkpoint.model, inference_model, image_size)
+    report = dataclasses.replace(report, parity=[*report.parity, parity], left_out=left_out)
+    return dataclasses.replace(checkpoint, report=report)
 
 
 def _build_detector(source, key, content, layout, options, detector_options):
@@ -371,7 +375,7 @@ def verify_folder(checkpoint, folder):
         not_run = (
             "the detector's own program was not run (none can be installed); comparisons are of its backbone alone"
         )
-        return Verified(checks, parity, [not_run, *notes])
+        return Verified(checks, parity, [not_run, *notes] if not report.parity else notes)
     back = rename_back(tensors, layouts_of(model.config.model_type)[report.layout])
     if all(name in checkpoint.original and _equal(back[name], checkpoint.original[name]) for name in back):
         checks.append(f"renamed back, {counted(len(back), 'tensor')} of the folder are the source's bit for bit")
