@@ -30,6 +30,7 @@ from .layouts import (
 )
 from .model_card import model_card
 from .network import build_image_processor, build_network, choose_model_type, some
+from .paddle_detector import COMPLETED, complete
 from .paddle_inference import read_inference_model
 from .report import ConversionReport, report_on
 from .source import find_source
@@ -178,6 +179,7 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None, 
             f"The option family tells the programs with D-FINE's tensors apart; {source.path} holds no such detector."
         )
     if detector is not None and task in (None, "detection"):
+        content = complete(content) if inference_model is not None else content
         checkpoint = _build_detector(source, detector, content, layout, options, detector_options)
     else:
         checkpoint = _build_network(source, content, layout, task, options)
@@ -205,12 +207,13 @@ def _read(source):
 def _compared_with_program(checkpoint, inference_model):
     """Whatever was recognised, the network computes what the exported program does, or is refused."""
     report = checkpoint.report
-    image_size, left_out = None, report.left_out
+    image_size = None
     if report.task == "detection":
-        (image_size, _), left_out = report.assumed["image_size"], [*left_out, *inference_model.left_out]
+        image_size, _ = report.assumed["image_size"]
+        left_out = [*report.left_out, COMPLETED]
+        report = dataclasses.replace(report, num_tensors=len(inference_model.tensors), left_out=left_out)
     parity = compare_with_program(checkpoint.model, inference_model, image_size)
-    report = dataclasses.replace(report, parity=[*report.parity, parity], left_out=left_out)
-    return dataclasses.replace(checkpoint, report=report)
+    return dataclasses.replace(checkpoint, report=dataclasses.replace(report, parity=[*report.parity, parity]))
 
 
 def _build_detector(source, key, content, layout, options, detector_options):

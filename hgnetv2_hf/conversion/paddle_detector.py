@@ -220,8 +220,8 @@ def _branch(place, weight, bias):
     }
 
 
-LEFT_OUT = (
-    "for inference only: the export holds no denoising embedding (here zeros) and no score heads of earlier layers "
-    "(here the last one's), and the fused convolutions of its neck are one branch of their blocks, the other zeros; "
-    "training from this folder starts worse than from the .pdparams"
+COMPLETED = (
+    "for inference only: the export lacks the denoising embedding (zeros here) and the score heads of earlier layers "
+    "(the last one's here), and of each block in its neck one fused convolution is left (one branch here, the other "
+    "gives 0); train from the .pdparams instead"
 )

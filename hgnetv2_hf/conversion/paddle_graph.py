@@ -19,6 +19,7 @@ from ..errors import ConversionError
 _MOST_OPERATIONS = 20_000
 _MOST_NUMBERS = 2**26  # in one value: half a gigabyte
 _MOST_AT_ONCE = 2**27  # in all values that are still needed
+_MOST_WATCHED = 2**18  # of one value
 _MOST_PRODUCTS = 2**39  # in all; B6 has 2^32 for an input of 96 × 96, RT-DETR H 2^38 for one of 640 × 640
 _OF_OTHER_EXPORTS = ("fused", "fusion", "quantize", "dequantize", "fake_", "fc", "tensorrt", "onednn")
 
@@ -60,13 +61,13 @@ def run_program(program, parameters, inputs, watched=()):
 
     Returns:
         `tuple[list[torch.Tensor], dict[str, torch.Tensor]]`: what the program returns, without a softmax or sigmoid at
-        its end; and the watched values.
+        its end; and the watched values, [`thinned`].
 
     Raises:
         `ConversionError`: an operation fails or would cost too much.
     """
     values, before, fetched, seen = {}, _before_the_end(program), [], {}
-    last_use, cost, held = _last_uses(program, before), 0, 0
+    last_use, cost, held = _last_uses(program, before), 0, {}
     for index, operation in enumerate(program.operations):
         if operation.kind == "parameter":
             values[operation.outputs[0]] = parameters[operation.inputs[0]]
@@ -75,15 +76,33 @@ def run_program(program, parameters, inputs, watched=()):
         elif operation.kind == "fetch":
             fetched.append(values[before.get(operation.inputs[0], operation.inputs[0])])
         else:
-            results, products = _step(operation, values)
-            cost, held = cost + products, held + sum(map(_count, results.values()))
-            if max(cost / _MOST_PRODUCTS, held / _MOST_AT_ONCE) > 1:
+            arguments = _arguments(operation, values)
+            products, numbers = _cost(operation, arguments)
+            cost += products
+            if numbers > _MOST_NUMBERS or numbers + sum(held.values()) > _MOST_AT_ONCE or cost > _MOST_PRODUCTS:
                 raise ConversionError("The program computes more than any such network.")
+            results = _named(operation, _tried(operation, arguments))
             values.update(results)
-            seen.update({name: value for name, value in results.items() if name in watched})
-            unused = [name for name in {*results, *_names_in(operation.inputs)} if last_use.get(name, -1) <= index]
-            held -= sum(_count(values.pop(name)) for name in unused if name in values)
+            held.update({name: _count(value) for name, value in results.items()})
+            for name in results.keys() & set(watched):
+                seen[name] = thinned(results[name])
+                held[name, "seen"] = _count(seen[name])
+        for name in {*operation.outputs, *_names_in(operation.inputs)}:
+            if last_use.get(name, -1) <= index:
+                values.pop(name, None)
+                held.pop(name, None)
     return fetched, seen
+
+
+def thinned(value):
+    """The tensor, or of a large one every n-th number, so that all that is watched fits into memory."""
+    step = -(-value.numel() // _MOST_WATCHED)
+    return value if step <= 1 else value.flatten()[::step].clone()
+
+
+def _named(operation, result):
+    several = len(operation.outputs) > 1 and isinstance(result, (list, tuple))
+    return dict(zip(operation.outputs, result if several else [result]))
 
 
 def _before_the_end(program):
@@ -118,23 +137,34 @@ def _count(value):
     return value.numel() if isinstance(value, torch.Tensor) else 1
 
 
-def _step(operation, values):
-    """The operation's results by their names, and the products that it took."""
-    kind = operation.kind
+def _arguments(operation, values):
     try:
-        arguments = [_look_up(values, name) for name in operation.inputs]
-        with torch.device("meta"):
-            shape = _STEPS[kind](operation.attributes, *_on_meta(arguments))  # nothing is computed there
-        products = _products(kind, shape, arguments)
-        if _count(shape) > _MOST_NUMBERS:
-            raise ConversionError("The program computes more than any such network.")
-        result = _STEPS[kind](operation.attributes, *arguments)
+        return [_look_up(values, name) for name in operation.inputs]
+    except KeyError as error:
+        raise ConversionError(
+            f"The program's operation {operation.kind} needs a value that is not there ({error!s:.60})."
+        ) from error
+
+
+def _cost(operation, arguments):
+    """The products that an operation takes, and how many numbers it gives; nothing is computed."""
+    with torch.device("meta"):
+        result = _tried(operation, _on_meta(arguments))
+    numbers = _count(result)
+    if operation.kind in _CONVOLUTIONS:
+        return numbers * math.prod(arguments[1].shape[1:]), numbers
+    if operation.kind == "matmul":
+        return numbers * arguments[0].shape[-1], numbers
+    return max(numbers, _count(arguments)), numbers
+
+
+def _tried(operation, arguments):
+    try:
+        return _STEPS[operation.kind](operation.attributes, *arguments)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         raise ConversionError(
-            f"The program's operation {kind} does not work: {str(error) or error!r:.150}."
+            f"The program's operation {operation.kind} does not work: {str(error) or error!r:.150}."
         ) from error
-    several = len(operation.outputs) > 1 and isinstance(result, (list, tuple))
-    return dict(zip(operation.outputs, result if several else [result])), products
 
 
 def _look_up(values, name):
@@ -151,14 +181,6 @@ def _on_meta(value):
     if isinstance(value, list):
         return [_on_meta(each) for each in value]
     return value.to("meta") if isinstance(value, torch.Tensor) else value
-
-
-def _products(kind, result, arguments):
-    if kind in _CONVOLUTIONS:
-        return result.numel() * math.prod(arguments[1].shape[1:])
-    if kind == "matmul":
-        return result.numel() * arguments[0].shape[-1]
-    return max(_count(result), _count(arguments))
 
 
 def _convolution(attributes, x, weight):

@@ -22,7 +22,7 @@ from ..errors import ConversionError
 from ..model.configuration_hgnetv2 import PPHGNetV2Config
 from ..model.variants import DOWNSAMPLE_STRIDE
 from .layouts import LAYOUTS, is_counter, rename_back
-from .paddle_detector import LEFT_OUT, PREFIX, complete, detector_layers, name_constants
+from .paddle_detector import PREFIX, detector_layers, name_constants
 from .paddle_graph import check_operations
 from .paddle_program import Program, named_parameters, read_parameters, read_program
 
@@ -51,7 +51,6 @@ class InferenceModel(NamedTuple):
     parameters: dict[str, torch.Tensor] = {}  # by the program's names
     layers: dict[str, str] = {}  # the program's values to the names of the layers that give them
     constants: dict[str, str] = {}  # of a detector, by the program's names, and its own names
-    left_out: tuple[str, ...] = ()  # of a whole detector
 
 
 def find_inference_files(path):
@@ -190,13 +189,12 @@ def _read_detector(program, parameters, names, reason):
     if (queries := _num_queries(program)) is not None:
         facts["num_queries"] = queries
     return InferenceModel(
-        tensors=complete({ours: parameters[name] for name, ours in names.items()}),
+        tensors={ours: parameters[name] for name, ours in names.items()},
         declared={field: (value, reason) for field, value in facts.items()},
         program=program,
         parameters=parameters,
         layers={**_norms(program, names), **_heads(program, names)},
         constants=constants,
-        left_out=(LEFT_OUT,),
     )
 
 

@@ -23,7 +23,7 @@ from .detectors import DETECTORS, rename_detector
 from .layouts import LAYOUTS, is_counter, layouts_of, rename, rename_back
 from .paddle_detector import PREFIX, exact_constant, inverse_sigmoid_of
 from .paddle_file import write_paddle_file
-from .paddle_graph import check_operations, run_program, steps_to
+from .paddle_graph import check_operations, run_program, steps_to, thinned
 from .timm_folder import TimmModel
 
 
@@ -174,7 +174,8 @@ def _compare_detector(model, inference_model, image_size):
     renamed, _ = rename_detector({f"{layer}.weight": output for layer, output in named.items()}, DETECTORS[_RTDETR])
     answer.update({name.removesuffix(".weight"): output for name, output in renamed.items()})
     ours = copy.deepcopy(model).double().eval()
-    compared = f"{counted(len(renamed), 'layer')}, logits and boxes of {counted(model.config.num_queries, 'query', 'queries')}"
+    queries = counted(model.config.num_queries, "query", "queries")
+    compared = f"{counted(len(renamed), 'layer')}, logits and boxes of {queries}"
     as_converted = _detector_difference(ours, pixel_values, answer)
     if as_converted <= TOLERANCE:
         return Parity(_PROGRAM, as_converted, compared)
@@ -191,7 +192,9 @@ def _detector_difference(ours, pixel_values, answer):
     """As ``_difference``, of a detector; queries are compared as a set, since their order says nothing."""
     computed = {}
     hooks = [
-        module.register_forward_hook(lambda module, inputs, output, name=name: computed.update({name: output}))
+        module.register_forward_hook(
+            lambda module, inputs, output, name=name: computed.update({name: thinned(output)})
+        )
         for name, module in ours.named_modules()
         if name in answer
     ]
