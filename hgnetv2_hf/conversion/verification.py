@@ -263,25 +263,35 @@ def _check_difference(program, difference):
 
 def _difference(ours, pixel_values, answer):
     """The largest difference of everything that the program answered, and a text that says what that was."""
-    computed = {}
-    hooks = [
-        module.register_forward_hook(lambda module, inputs, output, name=name: computed.update({name: output}))
-        for name, module in ours.named_modules()
-        if name in answer
-    ]
-    with torch.inference_mode():
+    with torch.inference_mode(), _watched(ours, answer) as computed:
         last, maps = ours.encoder(ours.embedder(pixel_values.double()), output_hidden_states=True)
         computed.update({f"feature_{i}": feature for i, feature in enumerate(maps)})
         if "logits" in answer and hasattr(ours, "fc"):
             computed["logits"] = ours._head(last)
-    for hook in hooks:
-        hook.remove()
     names = [name for name in computed if name in answer]
     difference = max(_relative_difference(computed[name].numpy(), answer[name]) for name in names)
     count = sum(name.startswith("feature_") for name in names)
     layers = len(names) - count - ("logits" in names)
     compared = [counted(number, what) for number, what in ((layers, "layer"), (count, "feature map")) if number]
     return difference, ", ".join(compared) + (" and the logits" if "logits" in names else "")
+
+
+@contextlib.contextmanager
+def _watched(ours, names):
+    """What the modules of these names give in here, [`thinned`]."""
+    computed = {}
+    hooks = [
+        module.register_forward_hook(
+            lambda module, inputs, output, name=name: computed.update({name: thinned(output)})
+        )
+        for name, module in ours.named_modules()
+        if name in names
+    ]
+    try:
+        yield computed
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _relative_difference(ours, original):
