@@ -18,6 +18,7 @@ from .anchors import anchors_of, image_size_of
 
 PREFIX = "backbone."
 ANCHORS, VALID, POSITIONS = "transformer.anchors", "transformer.valid_mask", "neck.pos_embed2"
+MOST_CLONES = 24  # of a layer; published decoders have six
 STRIDES = [8, 16, 32]  # of the feature maps, in every published one
 _BOTTLENECKS = 3
 _FUSED = re.compile(r"(neck\.\w+_blocks\.\d\.bottlenecks\.\d)\.conv\.(weight|bias)")
@@ -144,7 +145,11 @@ def exact_constant(name, tensor):
         return anchors_of(image_size_of(tensor, STRIDES), STRIDES, torch.float64)[0]
     if name == POSITIONS:
         exact = _positions(round(tensor.shape[1] ** 0.5), tensor.shape[2])
-        if exact.shape != tensor.shape or not (exact - tensor.double()).abs().max() <= _POSITION_TOLERANCE:
+        if (
+            exact.shape != tensor.shape
+            or not exact.numel()
+            or not (exact - tensor.double()).abs().max() <= _POSITION_TOLERANCE
+        ):
             raise ConversionError("The positions in the program are not those of the places of a square image.")
         return exact
     return tensor
@@ -196,16 +201,22 @@ def complete(tensors):
         if match is None:
             whole[name] = tensor
         elif match[2] == "weight":
+            bias = tensors[f"{match[1]}.conv.bias"]
+            if tensor.ndim != 4 or bias.ndim != 1:
+                raise ConversionError(
+                    f"The tensor {name} has shape {list(tensor.shape)}; a kernel has four dimensions."
+                )
             out, into = tensor.shape[:2]
-            whole.update(_branch(f"{match[1]}.conv1", tensor, tensors[f"{match[1]}.conv.bias"]))
+            whole.update(_branch(f"{match[1]}.conv1", tensor, bias))
             whole.update(_branch(f"{match[1]}.conv2", torch.zeros(out, into, 1, 1), torch.zeros(out)))
     heads = sorted(name for name in whole if name.startswith("transformer.dec_score_head."))
     last = int(heads[0].split(".")[2])
     for name in heads:
         for layer in range(last):
             whole[name.replace(f"dec_score_head.{last}.", f"dec_score_head.{layer}.")] = whole[name].clone()
-    width, classes = whole[f"transformer.dec_score_head.{last}.weight"].shape
-    whole["transformer.denoising_class_embed.weight"] = torch.zeros(classes, width)
+    whole["transformer.denoising_class_embed.weight"] = torch.zeros_like(
+        whole[f"transformer.dec_score_head.{last}.weight"].t()
+    )
     return whole
 
 

@@ -96,6 +96,8 @@ def run_program(program, parameters, inputs, watched=()):
 
 def thinned(value):
     """The tensor, or of a large one every n-th number, so that all that is watched fits into memory."""
+    if not isinstance(value, torch.Tensor):
+        raise ConversionError("The program computes a single number where such a network has a layer.")
     step = -(-value.numel() // _MOST_WATCHED)
     return value if step <= 1 else value.flatten()[::step].clone()
 
@@ -125,9 +127,9 @@ def _last_uses(program, before):
 def _input(operation, inputs):
     if isinstance(inputs, torch.Tensor):
         return inputs
-    name = operation.attributes.get("name", operation.outputs[0])
+    name = str(operation.attributes.get("name", operation.outputs[0]))
     if name not in inputs:
-        raise ConversionError(f"The program takes an input {name!s:.60}, which no such network has.")
+        raise ConversionError(f"The program takes an input {name:.60}, which no such network has.")
     return inputs[name]
 
 

@@ -22,7 +22,7 @@ from ..errors import ConversionError
 from ..model.configuration_hgnetv2 import PPHGNetV2Config
 from ..model.variants import DOWNSAMPLE_STRIDE
 from .layouts import LAYOUTS, is_counter, rename_back
-from .paddle_detector import PREFIX, detector_layers, name_constants
+from .paddle_detector import MOST_CLONES, PREFIX, detector_layers, name_constants
 from .paddle_graph import check_operations
 from .paddle_program import Program, named_parameters, read_parameters, read_program
 
@@ -169,7 +169,10 @@ def read_inference_model(files):
     parameters = named_parameters(program, tensors)
     names = paddleclas_names(parameters)
     read = _read_detector if any(name.startswith(PREFIX) for name in names.values()) else _read_network
-    return read(program, parameters, names, f"read from {files.program.name}")
+    try:
+        return read(program, parameters, names, f"read from {files.program.name}")
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ConversionError(f"{files.program} is no program that Paddle writes ({error!r:.100}).") from error
 
 
 def _read_network(program, parameters, names, reason):
@@ -284,8 +287,8 @@ def _possible_layers(held):
         yield from map(_layers_of, _NETWORKS)
         return
     numbers = [layer.number for layer in held[_ATTENTION]]
-    if len(set(numbers)) == 2:  # one layer of the encoder and one of the decoder, and their clones
-        clones = [numbers.count(number) for number in sorted(set(numbers))]
+    clones = [numbers.count(number) for number in sorted(set(numbers))]
+    if len(clones) == 2 and max(clones) <= MOST_CLONES:  # of one layer of the encoder, and of one of the decoder
         for variant in _VARIANTS:
             yield detector_layers(_layers_of((variant, False)), *clones)
 
@@ -420,7 +423,7 @@ def _heads(program, names):
     for value in [value for value, head in heads.items() if head == "pred_boxes"]:
         del heads[value]
         heads[_follow(program, value, ("add", "sigmoid"))] = "pred_boxes"
-    missing = {*biases.values()} - {*heads.values()}
+    missing = {*biases.values()} - {head for value, head in heads.items() if value is not None}
     if missing:
         raise ConversionError(f"The program never computes {min(missing)}, as every RT-DETR does.")
     return heads

@@ -12,6 +12,7 @@ from ..wording import sentence
 
 
 _LARGEST = 2**18  # bytes; a thousand classes take 40,000
+_LARGEST_SIDE = 4096  # pixels
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # of PIL
 _WITHOUT_EFFECT = ("DecodeImage", "ToCHWImage", "KeepKeys")
 _ROUNDING = 1e-6
@@ -119,6 +120,8 @@ def _resize_to(path, target_size, keep_ratio=True, interp=1, **_):
             f"{path} resizes images with OpenCV's filter {interp!r:.40}, which is not computed here."
         )
     height, width = (int(side) for side in target_size)
+    if not 0 < min(height, width) <= max(height, width) <= _LARGEST_SIDE:
+        raise ConversionError(f"{path} resizes images to {target_size!r:.40} pixels, which no detector takes.")
     reason = f"read from {path.name}, whose program resizes with OpenCV's filter of that name, not PIL's"
     return {"image_size": [height, width], "resample": (_OPENCV_FILTERS[interp], reason)}
 

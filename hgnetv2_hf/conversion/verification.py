@@ -170,6 +170,8 @@ def _compare_detector(model, inference_model, image_size):
             program, {**inference_model.parameters, **constants}, {"image": pixel_values}, inference_model.layers
         )
     named = {inference_model.layers[value]: output for value, output in seen.items()}
+    if "" in named or not named.keys() >= set(_QUERIES):
+        raise ConversionError("The program has a layer without weights of its own, which no RT-DETR has.")
     answer = {name: named.pop(name) for name in _QUERIES}
     renamed, _ = rename_detector({f"{layer}.weight": output for layer, output in named.items()}, DETECTORS[_RTDETR])
     answer.update({name.removesuffix(".weight"): output for name, output in renamed.items()})
@@ -202,20 +204,20 @@ def _detector_difference(ours, pixel_values, answer):
         output = ours(pixel_values)
     for hook in hooks:
         hook.remove()
-    differences = [_distance_of_sets([output[name][0] for name in _QUERIES], [answer[name][0] for name in _QUERIES])]
+    differences = [_distance_of_sets([output[name] for name in _QUERIES], [answer[name] for name in _QUERIES])]
     for name in answer.keys() - set(_QUERIES):
         if name not in computed:
             raise ConversionError(f"The program has a layer {name}, which this detector does not.")
         differences.append(_relative_difference(computed[name].numpy(), answer[name].numpy()))
-    return max(differences)
+    return float(np.max(differences))  # NaN where one of them is
 
 
 def _distance_of_sets(ours, theirs):
-    """From each query of one to the closest of the other; each has several parts, of shape `(queries, numbers)`."""
+    """From each query of one to the closest of the other; each has several parts, of shape `(1, queries, numbers)`."""
     if [part.shape for part in ours] != [part.shape for part in theirs]:
         return float("inf")
     scales = [part.abs().max() for part in theirs]
-    ours, theirs = (torch.cat([part / scale for part, scale in zip(parts, scales)], 1) for parts in (ours, theirs))
+    ours, theirs = (torch.cat([part / scale for part, scale in zip(parts, scales)], -1)[0] for parts in (ours, theirs))
     distances = torch.cdist(ours, theirs, p=float("inf"))
     return float(torch.maximum(distances.amin(0).max(), distances.amin(1).max()))
 
@@ -269,7 +271,7 @@ def _difference(ours, pixel_values, answer):
         if "logits" in answer and hasattr(ours, "fc"):
             computed["logits"] = ours._head(last)
     names = [name for name in computed if name in answer]
-    difference = max(_relative_difference(computed[name].numpy(), answer[name]) for name in names)
+    difference = float(np.max([_relative_difference(computed[name].numpy(), answer[name]) for name in names]))
     count = sum(name.startswith("feature_") for name in names)
     layers = len(names) - count - ("logits" in names)
     compared = [counted(number, what) for number, what in ((layers, "layer"), (count, "feature map")) if number]
