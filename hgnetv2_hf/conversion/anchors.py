@@ -54,19 +54,20 @@ def image_size_of(anchors, strides):
     )
 
 
-def anchors_of(size, strides):
+def anchors_of(size, strides, dtype=torch.float32):
     """
     Args:
         size (`list[int]`): height and width in pixels.
         strides (`list[int]`): of the feature levels, finest first.
+        dtype (`torch.dtype`): the precision that they are computed in.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: anchors `(1, n, 4)` as logits, infinite where they are not valid, and
         `(1, n, 1)` whether they are, as the programs keep them.
     """
-    anchors = _anchors(size, strides, slice(None))
+    anchors = _anchors(size, strides, slice(None), dtype)
     valid = (anchors < 1).all(-1, keepdim=True)
-    anchors = anchors.float()
+    anchors = anchors.to(dtype)
     logits = torch.log(anchors / (1 - anchors))
     return torch.where(valid, logits, torch.inf)[None], valid[None]
 
@@ -76,14 +77,14 @@ def _divisors(number):
     return sorted({*small, *(number // each for each in small)})
 
 
-def _anchors(size, strides, levels):
+def _anchors(size, strides, levels, dtype=torch.float32):
     """The anchors of these levels as numbers in 0…1, and 1 where the file holds infinity."""
     anchors = []
     for level, stride in list(enumerate(strides))[levels]:
         height, width = (side // stride for side in size)
-        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        y, x = torch.meshgrid(*(torch.arange(side, dtype=dtype) for side in (height, width)), indexing="ij")
         centres = torch.stack([(x + 0.5) / width, (y + 0.5) / height], -1)
         anchors.append(torch.cat([centres, torch.full_like(centres, _GRID_SIZE * 2**level)], -1).reshape(-1, 4))
-    anchors = torch.cat(anchors)  # float32, as where they were computed: 0.5 / 50 lies on the border
+    anchors = torch.cat(anchors)  # in the precision of where they were computed: 0.5 / 50 lies on the border
     valid = ((anchors > _BORDER) & (anchors < 1 - _BORDER)).all(-1, keepdim=True)
     return torch.where(valid, anchors, 1.0).double()

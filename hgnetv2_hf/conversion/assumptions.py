@@ -189,13 +189,7 @@ def _short_side_and_crop(source, layout, variant):
 def _labels(source, num_labels):
     """The names of the classes under ``id2label``, and what they are under ``labels``; nothing where nobody says."""
     if "id2label" in source.declared:
-        id2label, reason = source.declared["id2label"]
-        if sorted(id2label) != list(range(num_labels)):
-            raise ConversionError(
-                f"The configuration beside {source.path} names {counted(len(id2label), 'class', 'classes')}; its "
-                f"tensors have {num_labels}."
-            )
-        return {"labels": ("named", reason), "id2label": (id2label, "")}
+        return declared_labels(source, num_labels)
     labels, reason = None, "1000 classes"
     if source.row is not None:
         labels, reason = source.row.labels, f"published with {source.name}"
@@ -207,3 +201,14 @@ def _labels(source, num_labels):
     if len(names) != num_labels:
         return {}
     return {"labels": (labels, reason), "id2label": (dict(enumerate(names)), "")}
+
+
+def declared_labels(source, num_labels):
+    """The names that a file beside the weights gives, as the fields `labels` and `id2label`."""
+    id2label, reason = source.declared["id2label"]
+    if sorted(id2label) != list(range(num_labels)):
+        raise ConversionError(
+            f"The configuration beside {source.path} names {counted(len(id2label), 'class', 'classes')}; its "
+            f"tensors have {num_labels}."
+        )
+    return {"labels": ("named", reason), "id2label": (id2label, "")}

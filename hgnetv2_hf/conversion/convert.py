@@ -30,6 +30,7 @@ from .layouts import (
 )
 from .model_card import model_card
 from .network import build_image_processor, build_network, choose_model_type, some
+from .paddle_detector import COMPLETED, complete
 from .paddle_inference import read_inference_model
 from .report import ConversionReport, report_on
 from .source import find_source
@@ -74,7 +75,8 @@ def convert_checkpoint(
     Args:
         source (`str` or `os.PathLike`): a weight file of PaddleClas or PaddleDetection (`.pdparams`), of timm, D-FINE,
             DEIM, RT-DETRv4, DEIMv2 or RT-DETRv2 (PyTorch or safetensors), or of Transformers; a folder of timm or
-            Transformers; or a published name (`PPHGNetV2_B4_ssld_stage2`; `hgnetv2-hf list`), which is downloaded.
+            Transformers; an inference model of Paddle, in a folder or an archive; or a published name
+            (`PPHGNetV2_B4_ssld_stage2`; `hgnetv2-hf list`), which is downloaded.
         output_dir (`str` or `os.PathLike`): the folder to write.
         variant (`str`, *optional*): insist on a variant (`"b0"` … `"b6"`, `"tiny"`, …); recognised from the tensors
             without it.
@@ -195,6 +197,7 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None, 
             f"The option family tells the programs with D-FINE's tensors apart; {source.path} holds no such detector."
         )
     if detector is not None and task in (None, "detection"):
+        content = complete(content) if inference_model is not None else content
         checkpoint = _build_detector(source, detector, content, layout, options, detector_options)
     else:
         checkpoint = _build_network(source, content, layout, task, options)
@@ -224,7 +227,12 @@ def _read(source, weights):
 def _compared_with_program(checkpoint, inference_model):
     """Whatever was recognised, the network computes what the exported program does, or is refused."""
     report = checkpoint.report
-    parity = compare_with_program(checkpoint.model, inference_model)
+    image_size = None
+    if report.task == "detection":
+        image_size, _ = report.assumed["image_size"]
+        left_out = [*report.left_out, COMPLETED]
+        report = dataclasses.replace(report, num_tensors=len(inference_model.tensors), left_out=left_out)
+    parity = compare_with_program(checkpoint.model, inference_model, image_size)
     return dataclasses.replace(checkpoint, report=dataclasses.replace(report, parity=[*report.parity, parity]))
 
 
@@ -391,7 +399,7 @@ def verify_folder(checkpoint, folder):
         not_run = (
             "the detector's own program was not run (none can be installed); comparisons are of its backbone alone"
         )
-        return Verified(checks, parity, [not_run, *notes])
+        return Verified(checks, parity, [not_run, *notes] if not report.parity else notes)
     back = rename_back(tensors, layouts_of(model.config.model_type)[report.layout])
     if all(name in checkpoint.original and _equal(back[name], checkpoint.original[name]) for name in back):
         checks.append(f"renamed back, {counted(len(back), 'tensor')} of the folder are the source's bit for bit")

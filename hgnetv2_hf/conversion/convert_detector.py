@@ -15,7 +15,7 @@ from ..model.heads import with_both_names
 from ..wording import counted, sentence
 from .anchors import image_size_of
 from .architecture import Shapes, name_variant, recognise_architecture
-from .assumptions import assume_trunk
+from .assumptions import assume_trunk, declared_labels
 from .detectors import DETECTORS, TRAINING_ONLY, rename_detector
 from .families import decide_family
 from .layouts import LAYOUTS, is_counter
@@ -77,6 +77,7 @@ def read_detector(source, key, content, family=None, num_queries=None):
         key, reason = decide_family(source, content, variant, family)
         detector = DETECTORS[key]
     assumed = {**assume_trunk(fields), **_assumed(detector, variant)}
+    assumed.update({field: pair for field, pair in source.declared.items() if field in assumed})
     if source.row is not None and source.row.image_size:
         assumed["image_size"] = ([source.row.image_size] * 2, f"published with {source.name}")
     if reason is not None:
@@ -90,6 +91,11 @@ def read_detector(source, key, content, family=None, num_queries=None):
         assumed[field] = (values[field], f"every published {detector.title}: the backbone's last stages")
     if detector.anchors in content:
         size = _image_size(content[detector.anchors], values["feat_strides"], detector)
+        if source.declared.get("image_size", (size,))[0] != size:
+            raise ConversionError(
+                f"{source.declared['image_size'][1]}: images of {source.declared['image_size'][0]} pixels (height, "
+                f"width), but the anchors in the file are those of {size}."
+            )
         assumed["image_size"] = (size, "the anchors in the file")
     values["num_queries"] = _queries(assumed, values["feat_strides"])
     values.update(_OWN_FIELDS[detector.model_type](shapes, content, values, assumed))
@@ -363,6 +369,10 @@ def _backbone_config(fields, detector, values, assumed):
 
 
 def _labels(source, num_labels, assumed):
+    if "id2label" in source.declared:
+        named = declared_labels(source, num_labels)
+        assumed["labels"], (names, _) = named["labels"], named["id2label"]
+        return {"id2label": names, "label2id": {name: index for index, name in names.items()}}
     labels, reason = ("coco", "80 classes") if num_labels == 80 else (None, None)
     if source.row is not None and source.row.labels:
         labels, reason = source.row.labels, f"published with {source.name}"

@@ -144,7 +144,7 @@ DETECTORS = {  # recognised in this order: DEIMv2's files hold D-FINE's signatur
         signature="transformer.decoder.layers.0.cross_attn.value_proj.weight",
         places=_in_paddle(_PLACES),
         parts=((".bn.", ".norm."), ("._mean", ".running_mean"), ("._variance", ".running_var"), *_PARTS),
-        computed=(r"^transformer\.(anchors|valid_mask)$",),
+        computed=(r"^transformer\.(anchors|valid_mask)$", r"^neck\.pos_embed\d$"),
         anchors="transformer.anchors",
         is_paddle=True,
     ),

@@ -7,6 +7,7 @@ A program is data from a file, so what it may cost is limited before each step.
 Source: the operators' documentation (``paddle.nn.functional``) and ``paddle/phi/kernels``.
 """
 
+import dataclasses
 import math
 
 import torch
@@ -17,8 +18,24 @@ from ..errors import ConversionError
 
 _MOST_OPERATIONS = 20_000
 _MOST_NUMBERS = 2**26  # in one value: half a gigabyte
-_MOST_PRODUCTS = 2**37  # in all; B6 has 2^32 for an input of 96 × 96
+_MOST_AT_ONCE = 2**27  # in all values that are still needed
+_MOST_WATCHED = 2**18  # of one value
+_MOST_PRODUCTS = 2**39  # in all; B6 has 2^32 for an input of 96 × 96, RT-DETR H 2^38 for one of 640 × 640
 _OF_OTHER_EXPORTS = ("fused", "fusion", "quantize", "dequantize", "fake_", "fc", "tensorrt", "onednn")
+
+
+def steps_to(program, wanted):
+    """The program without the operations that these values (a container of `str`) do not need."""
+    needed, kept = set(wanted), []
+    for operation in reversed(program.operations):
+        if not needed.isdisjoint(operation.outputs):
+            kept.append(operation)
+            needed.update(_names_in(operation.inputs))
+    return dataclasses.replace(program, operations=kept[::-1])
+
+
+def _names_in(inputs):
+    return [name for each in inputs for name in (each if isinstance(each, list) else [each])]
 
 
 def check_operations(program):
@@ -33,75 +50,139 @@ def check_operations(program):
         raise ConversionError(f"The program holds the operation {kind:.60}, which no PP-HGNetV2 needs.")
 
 
-def run_program(program, parameters, pixel_values, watched=()):
+def run_program(program, parameters, inputs, watched=()):
     """
     Args:
-        program ([`Program`]): takes one image; [`check_operations`] has seen it.
+        program ([`Program`]): [`check_operations`] has seen it.
         parameters (`dict[str, torch.Tensor]`): by the program's names.
-        pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): float64.
+        inputs (`torch.Tensor` or `dict[str, torch.Tensor]`): float64; the images, of shape `(batch, channels, height,
+            width)`, or what the program takes by its names.
         watched (container of `str`): values to return, too.
 
     Returns:
         `tuple[list[torch.Tensor], dict[str, torch.Tensor]]`: what the program returns, without a softmax or sigmoid at
-        its end; and the watched values.
+        its end; and the watched values, [`thinned`].
 
     Raises:
         `ConversionError`: an operation fails or would cost too much.
     """
-    values = {name: tensor.double() for name, tensor in parameters.items()}
-    before, fetched, seen, cost = {}, [], {}, 0
-    for operation in program.operations:
+    values, before, fetched, seen = {}, _before_the_end(program), [], {}
+    last_use, cost, held = _last_uses(program, before), 0, {}
+    for index, operation in enumerate(program.operations):
         if operation.kind == "parameter":
-            values[operation.outputs[0]] = values[operation.inputs[0]]
+            values[operation.outputs[0]] = parameters[operation.inputs[0]]
         elif operation.kind == "data":
-            values[operation.outputs[0]] = pixel_values
+            values[operation.outputs[0]] = _input(operation, inputs)
         elif operation.kind == "fetch":
-            fetched.append(before.get(operation.inputs[0], operation.inputs[0]))
+            fetched.append(values[before.get(operation.inputs[0], operation.inputs[0])])
         else:
-            result, products = _step(operation, values)
+            arguments = _arguments(operation, values)
+            products, numbers = _cost(operation, arguments)
             cost += products
-            if cost > _MOST_PRODUCTS:
+            if numbers > _MOST_NUMBERS or numbers + sum(held.values()) > _MOST_AT_ONCE or cost > _MOST_PRODUCTS:
                 raise ConversionError("The program computes more than any such network.")
-            values[operation.outputs[0]] = result
-            if operation.outputs[0] in watched:
-                seen[operation.outputs[0]] = result
-            if operation.kind in ("softmax", "sigmoid"):
-                before[operation.outputs[0]] = operation.inputs[0]
-    return [values[name] for name in fetched], seen
+            results = _named(operation, _tried(operation, arguments))
+            values.update(results)
+            held.update({name: _count(value) for name, value in results.items()})
+            for name in results.keys() & set(watched):
+                seen[name] = thinned(results[name])
+                held[name, "seen"] = _count(seen[name])
+        for name in {*operation.outputs, *_names_in(operation.inputs)}:
+            if last_use.get(name, -1) <= index:
+                values.pop(name, None)
+                held.pop(name, None)
+    return fetched, seen
 
 
-def _step(operation, values):
-    """One value, and the products that it took."""
-    kind = operation.kind
+def thinned(value):
+    """The tensor, or of a large one every n-th number, so that all that is watched fits into memory."""
+    if not isinstance(value, torch.Tensor):
+        raise ConversionError("The program computes a single number where such a network has a layer.")
+    step = -(-value.numel() // _MOST_WATCHED)
+    return value if step <= 1 else value.flatten()[::step].clone()
+
+
+def _named(operation, result):
+    several = len(operation.outputs) > 1 and isinstance(result, (list, tuple))
+    return dict(zip(operation.outputs, result if several else [result]))
+
+
+def _before_the_end(program):
+    """What is returned through a softmax or sigmoid, and the value before that."""
+    returned = {operation.inputs[0] for operation in program.operations if operation.kind == "fetch"}
+    ends = (operation for operation in program.operations if operation.kind in ("softmax", "sigmoid"))
+    return {end.outputs[0]: end.inputs[0] for end in ends if end.outputs[0] in returned}
+
+
+def _last_uses(program, before):
+    last = {}
+    for index, operation in enumerate(program.operations):
+        for name in _names_in(operation.inputs):
+            last[name] = index
+            if operation.kind == "fetch":
+                last[before.get(name, name)] = index
+    return last
+
+
+def _input(operation, inputs):
+    if isinstance(inputs, torch.Tensor):
+        return inputs
+    name = str(operation.attributes.get("name", operation.outputs[0]))
+    if name not in inputs:
+        raise ConversionError(f"The program takes an input {name:.60}, which no such network has.")
+    return inputs[name]
+
+
+def _count(value):
+    if isinstance(value, (list, tuple)):
+        return sum(map(_count, value))
+    return value.numel() if isinstance(value, torch.Tensor) else 1
+
+
+def _arguments(operation, values):
     try:
-        arguments = [_look_up(values, name) for name in operation.inputs]
-        shape = _STEPS[kind](operation.attributes, *_on_meta(arguments))  # nothing is computed there
-        products = _products(kind, shape, arguments)
-        if isinstance(shape, torch.Tensor) and shape.numel() > _MOST_NUMBERS:
-            raise ConversionError("The program computes more than any such network.")
-        return _STEPS[kind](operation.attributes, *arguments), products
+        return [_look_up(values, name) for name in operation.inputs]
+    except KeyError as error:
+        raise ConversionError(
+            f"The program's operation {operation.kind} needs a value that is not there ({error!s:.60})."
+        ) from error
+
+
+def _cost(operation, arguments):
+    """The products that an operation takes, and how many numbers it gives; nothing is computed."""
+    with torch.device("meta"):
+        result = _tried(operation, _on_meta(arguments))
+    numbers = _count(result)
+    if operation.kind in _CONVOLUTIONS:
+        return numbers * math.prod(arguments[1].shape[1:]), numbers
+    if operation.kind == "matmul":
+        return numbers * arguments[0].shape[-1], numbers
+    return max(numbers, _count(arguments)), numbers
+
+
+def _tried(operation, arguments):
+    try:
+        return _STEPS[operation.kind](operation.attributes, *arguments)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         raise ConversionError(
-            f"The program's operation {kind} does not work: {str(error) or error!r:.150}."
+            f"The program's operation {operation.kind} does not work: {str(error) or error!r:.150}."
         ) from error
 
 
 def _look_up(values, name):
-    return [values[each] for each in name] if isinstance(name, list) else values[name]
+    if isinstance(name, list):
+        return [_look_up(values, each) for each in name]
+    value = None if name == _NOTHING else values[name]
+    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+_NOTHING = "%0"  # Paddle 3's name of an argument that is not given
 
 
 def _on_meta(value):
     if isinstance(value, list):
         return [_on_meta(each) for each in value]
     return value.to("meta") if isinstance(value, torch.Tensor) else value
-
-
-def _products(kind, result, arguments):
-    if not isinstance(result, torch.Tensor):
-        return 0
-    if kind in _CONVOLUTIONS:
-        return result.numel() * math.prod(arguments[1].shape[1:])
-    return result.numel() * (arguments[0].shape[-1] if kind == "matmul" else 1)
 
 
 def _convolution(attributes, x, weight):
@@ -157,16 +238,132 @@ def _batch_norm(attributes, x, mean, variance, scale, bias):
     return F.batch_norm(x, mean, variance, scale, bias, eps=attributes["epsilon"])
 
 
-def _aligned(attributes, x, y):
-    """The second operand with the trailing dimensions that Paddle 2 leaves out where an axis is given."""
-    axis = attributes.get("axis", -1)
-    if axis != -1 and y.ndim < x.ndim:
-        y = y.reshape(*y.shape, *[1] * (x.ndim - axis - y.ndim))
-    return x, y
+def _binary(compute):
+    def step(attributes, x, y):
+        """Paddle 2 leaves out the second operand's trailing dimensions where an axis is given."""
+        axis = attributes.get("axis", -1)
+        if axis != -1 and y.ndim < x.ndim:
+            y = y.reshape(*y.shape, *[1] * (x.ndim - axis - y.ndim))
+        return compute(x, y)
+
+    return step
+
+
+def _argument(attributes, name, value):
+    """What Paddle 3 passes as a value is an attribute in Paddle 2."""
+    return attributes[name] if value is None else value
 
 
 def _concat(attributes, parts, axis=None):
-    return torch.cat(parts, attributes["axis"] if axis is None else int(axis))
+    return torch.cat(parts, int(_argument(attributes, "axis", axis)))
+
+
+def _stack(attributes, parts):
+    """A list where the parts are numbers, as those of a shape are."""
+    return torch.stack(parts, attributes["axis"]) if isinstance(parts[0], torch.Tensor) else parts
+
+
+def _reshape(attributes, x, shape=None):
+    """A side of 0 is kept."""
+    shape = _argument(attributes, "shape", shape)
+    return x.reshape([x.shape[axis] if side == 0 else int(side) for axis, side in enumerate(shape)])
+
+
+def _slice(attributes, x, starts=None, ends=None):
+    axes, dropped = attributes["axes"], attributes["decrease_axis"]
+    starts, ends = _argument(attributes, "starts", starts), _argument(attributes, "ends", ends)
+    if isinstance(x, list):  # a shape
+        return x[starts[0] : ends[0]][0] if dropped else x[starts[0] : ends[0]]
+    index = [slice(None)] * x.ndim
+    for axis, start, end in zip(axes, starts, ends):
+        index[axis] = slice(start, end)
+    x = x[tuple(index)]
+    return x.squeeze(tuple(dropped)) if dropped else x
+
+
+def _split(attributes, x, sections=None, axis=None):
+    if isinstance(x, list):  # Paddle 3 takes a list apart by an operation of the same name
+        return x
+    return list(x.split(_argument(attributes, "sections", sections), int(_argument(attributes, "axis", axis))))
+
+
+def _unsqueeze(attributes, x, axes=None):
+    for axis in _argument(attributes, "axes", axes):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _tile(attributes, x, times=None):
+    return x.repeat([int(each) for each in _argument(attributes, "repeat_times", times)])
+
+
+def _scale(attributes, x, factor=None):
+    factor, bias = _argument(attributes, "scale", factor), attributes["bias"]
+    result = x * factor + bias if attributes["bias_after_scale"] else (x + bias) * factor
+    return int(result) if isinstance(x, int) else result
+
+
+def _top(attributes, x, count=None):
+    count = int(_argument(attributes, "k", count))
+    return tuple(x.topk(count, attributes["axis"], attributes["largest"], attributes["sorted"]))
+
+
+def _reduced(compute):
+    def step(attributes, x, axes=None):
+        axes = attributes["dim"] if axes is None else axes
+        if not axes or attributes.get("reduce_all"):
+            raise ValueError("only chosen axes are reduced")
+        return compute(x, axes, attributes.get("keepdim", attributes.get("keep_dim")))
+
+    return step
+
+
+def _clip(attributes, x, lowest=None, highest=None):
+    return x.clamp(_argument(attributes, "min", lowest), _argument(attributes, "max", highest))
+
+
+def _nearest(attributes, x, *_):
+    if attributes["align_corners"] or attributes["interp_method"] != "nearest" or not attributes["scale"]:
+        raise ValueError("this kind of interpolation is not read")
+    _check_format(attributes)
+    return F.interpolate(x, scale_factor=attributes["scale"], mode="nearest")
+
+
+def _grid_sample(attributes, x, grid):
+    mode, padding_mode, align_corners = (attributes[name] for name in ("mode", "padding_mode", "align_corners"))
+    return F.grid_sample(x, grid, mode, padding_mode, align_corners)
+
+
+def _layer_norm(attributes, x, scale, bias):
+    return F.layer_norm(x, x.shape[attributes["begin_norm_axis"] :], scale, bias, attributes["epsilon"])
+
+
+def _gelu(attributes, x):
+    return F.gelu(x, approximate="tanh" if attributes["approximate"] else "none")
+
+
+def _cast(attributes, x):
+    kind = _TYPES[attributes.get("dtype", attributes.get("out_dtype"))]
+    return x.to(kind) if isinstance(x, torch.Tensor) else x
+
+
+def _full_like(attributes, x, value=None, *_):
+    return torch.full_like(x, _argument(attributes, "value", value))
+
+
+def _assign_value(attributes, *_):
+    kind = _TYPES[attributes["dtype"]]
+    values = next(attributes[name] for name in _VALUES if attributes.get(name))
+    return torch.tensor(values, dtype=kind).reshape(attributes["shape"])
+
+
+_VALUES = ("values", "fp32_values", "int32_values", "int64_values", "bool_values")
+# Types by Paddle 3's names and Paddle 2's numbers; numbers are float64 here.
+_TYPES = {
+    **dict.fromkeys(("bool", 0), torch.bool),
+    **dict.fromkeys(("int32", "int64", 2, 3), torch.int64),
+    **dict.fromkeys(("float32", "float64", 5, 6), torch.float64),
+}
 
 
 def _flatten(attributes, x):
@@ -179,9 +376,10 @@ def _matmul(attributes, x, y):
 
 
 def _full(attributes):
-    if attributes["shape"] != [1]:
+    if attributes["shape"] not in ([1], []):
         raise ValueError("only single numbers are read")
-    return attributes["value"]
+    value = float(attributes.get("str_value") or attributes["value"])
+    return int(value) if _TYPES.get(attributes.get("dtype")) == torch.int64 else value
 
 
 def _dropout(attributes, x, *_):
@@ -195,15 +393,43 @@ _STEPS = {
     "pool2d": _pool,
     "batch_norm_": _batch_norm,
     "batch_norm": _batch_norm,
+    "layer_norm": _layer_norm,
     "relu": lambda attributes, x: x.relu(),
+    "silu": lambda attributes, x: F.silu(x),
+    "swish": lambda attributes, x: F.silu(x),
+    "gelu": _gelu,
     "sigmoid": lambda attributes, x: x.sigmoid(),
     "softmax": lambda attributes, x: x.softmax(attributes["axis"]),
-    "add": lambda attributes, x, y: torch.add(*_aligned(attributes, x, y)),
-    "multiply": lambda attributes, x, y: torch.mul(*_aligned(attributes, x, y)),
-    "concat": _concat,
-    "flatten": _flatten,
+    "log": lambda attributes, x: x.log(),
+    "clip": _clip,
+    "scale": _scale,
+    "add": _binary(lambda x, y: x + y),
+    "subtract": _binary(lambda x, y: x - y),
+    "multiply": _binary(lambda x, y: x * y),
+    "divide": _binary(lambda x, y: x / y),
     "matmul": _matmul,
+    "sum": _reduced(lambda x, axes, keep: x.sum(axes, keepdim=keep)),
+    "max": _reduced(lambda x, axes, keep: x.amax(axes, keepdim=keep)),
+    "topk": _top,
+    "where": lambda attributes, condition, x, y: torch.where(condition, x, y),
+    "gather_nd": lambda attributes, x, index: x[index.unbind(-1)],
+    "grid_sample": _grid_sample,
+    "nearest_interp": _nearest,
+    "concat": _concat,
+    "stack": _stack,
+    "split": _split,
+    "slice": _slice,
+    "reshape": _reshape,
+    "flatten": _flatten,
+    "unsqueeze": _unsqueeze,
+    "tile": _tile,
+    "transpose": lambda attributes, x: x.permute(attributes.get("perm", attributes.get("axis"))),
+    "shape": lambda attributes, x: list(x.shape),
     "dropout": _dropout,
+    "cast": _cast,
     "full": _full,
+    "full_like": _full_like,
     "full_int_array": lambda attributes: attributes["value"],
+    "assign_value": _assign_value,
+    "arange": lambda attributes, start, end, step: torch.arange(start, end, step),
 }

@@ -1,8 +1,8 @@
 """
 Inference models of Paddle as sources: which files belong together, what their parameters are called, what they say.
 
-PaddleClas's names are dealt out over Paddle's, `KIND_NUMBER.SUFFIX`: numbers count the layers of a kind in the order
-of construction, which is the order of the network's own state dict.
+PaddleClas's names, or of a detector PaddleDetection's, are dealt out over Paddle's, `KIND_NUMBER.SUFFIX`: numbers
+count the layers of a kind in the order of construction, in PaddleClas that of the network's own state dict.
 """
 
 import functools
@@ -22,12 +22,14 @@ from ..errors import ConversionError
 from ..model.configuration_hgnetv2 import PPHGNetV2Config
 from ..model.variants import DOWNSAMPLE_STRIDE
 from .layouts import LAYOUTS, is_counter, rename_back
+from .paddle_detector import MOST_CLONES, PREFIX, detector_layers, name_constants
 from .paddle_graph import check_operations
 from .paddle_program import Program, named_parameters, read_parameters, read_program
 
 
 PROGRAMS = (".json", ".pdmodel")
 PARAMETERS = ".pdiparams"
+SETTINGS = ("inference.yml", "infer_cfg.yml")  # of PaddleX and PaddleClas; of PaddleDetection
 
 
 class InferenceFiles(NamedTuple):
@@ -35,19 +37,20 @@ class InferenceFiles(NamedTuple):
 
     parameters: Path
     program: Optional[Path]
-    settings: Optional[Path] = None  # `inference.yml`
+    settings: Optional[Path] = None
     folder: Any = None  # a temporary one, which lives as long as this
 
 
 class InferenceModel(NamedTuple):
     """What was read."""
 
-    tensors: dict[str, torch.Tensor]  # by PaddleClas's names
+    tensors: dict[str, torch.Tensor]  # by PaddleClas's names, or those of PaddleDetection
     assumed: dict[str, tuple[Any, str]] = {}  # about the names
     declared: dict[str, tuple[Any, str]] = {}  # fields that the program shows
     program: Optional[Program] = None
     parameters: dict[str, torch.Tensor] = {}  # by the program's names
-    norms: dict[str, str] = {}  # the program's values to the names of the layers that give them
+    layers: dict[str, str] = {}  # the program's values to the names of the layers that give them
+    constants: dict[str, str] = {}  # of a detector, by the program's names, and its own names
 
 
 def find_inference_files(path):
@@ -95,8 +98,8 @@ def _is_program(path):
 
 def _beside(parameters):
     programs = [parameters.with_suffix(kind) for kind in PROGRAMS if parameters.with_suffix(kind).is_file()]
-    settings = parameters.parent / "inference.yml"
-    return InferenceFiles(parameters, programs[0] if programs else None, settings if settings.is_file() else None)
+    settings = [parameters.parent / name for name in SETTINGS if (parameters.parent / name).is_file()]
+    return InferenceFiles(parameters, programs[0] if programs else None, settings[0] if settings else None)
 
 
 def is_archive(path):
@@ -142,7 +145,7 @@ _MOST_BYTES = 4 * 2**30  # the largest network has 0.3 GB
 
 
 def _is_wanted(name):
-    return name.endswith((PARAMETERS, *PROGRAMS)) or name == "inference.yml"
+    return name.endswith((PARAMETERS, *PROGRAMS)) or name in SETTINGS
 
 
 def read_inference_model(files):
@@ -164,32 +167,58 @@ def read_inference_model(files):
     program = read_program(str(files.program))
     parameters = named_parameters(program, tensors)
     names = paddleclas_names(parameters)
+    read = _read_detector if any(name.startswith(PREFIX) for name in names.values()) else _read_network
+    try:
+        return read(program, parameters, names, f"read from {files.program.name}")
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ConversionError(f"{files.program} is no program that Paddle writes ({error!r:.100}).") from error
+
+
+def _read_network(program, parameters, names, reason):
     check_operations(program)
-    facts = _facts(program, names)
     return InferenceModel(
         tensors={names[name]: parameters[name] for name in names},
-        declared={field: (value, f"read from {files.program.name}") for field, value in facts.items()},
+        declared={field: (value, reason) for field, value in _facts(program, names).items()},
         program=program,
         parameters=parameters,
-        norms=_norms(program, names),
+        layers=_norms(program, names),
+    )
+
+
+def _read_detector(program, parameters, names, reason):
+    constants = name_constants(parameters)
+    facts = _facts(program, {name: ours.removeprefix(PREFIX) for name, ours in names.items()})
+    if (queries := _num_queries(program)) is not None:
+        facts["num_queries"] = queries
+    return InferenceModel(
+        tensors={ours: parameters[name] for name, ours in names.items()},
+        declared={field: (value, reason) for field, value in facts.items()},
+        program=program,
+        parameters=parameters,
+        layers={**_norms(program, names), **_heads(program, names)},
+        constants=constants,
     )
 
 
 # Names
 
-_LAYERS = {  # a layer's kind in Paddle's names, and the suffixes of its parameters by their last names in PaddleClas
-    "conv2d": {"weight": "w_0"},
-    "batch_norm2d": {"weight": "w_0", "bias": "b_0", "_mean": "w_1", "_variance": "w_2"},
-    "learnable_affine_block": {"scale": "w_0", "bias": "w_1"},
-    "linear": {"weight": "w_0", "bias": "b_0"},
+# A layer's kind, what Paddle's names call it, and the suffixes of its parameters by their last names in the network.
+_LAYERS = {
+    "conv2d": ("conv2d", {"weight": "w_0"}),
+    "conv2d with bias": ("conv2d", {"weight": "w_0", "bias": "b_0"}),
+    "batch_norm2d": ("batch_norm2d", {"weight": "w_0", "bias": "b_0", "_mean": "w_1", "_variance": "w_2"}),
+    "learnable_affine_block": ("learnable_affine_block", {"scale": "w_0", "bias": "w_1"}),
+    "linear": ("linear", {"weight": "w_0", "bias": "b_0"}),
+    "layer_norm": ("layer_norm", {"weight": "w_0", "bias": "b_0"}),
+    "multi_head_attention": ("multi_head_attention", {"in_proj_weight": "w_0", "in_proj_bias": "b_0"}),
 }
 _VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6")
 
 
-class _Parameter(NamedTuple):
-    kind: str
+class _Layer(NamedTuple):
+    word: str
     number: int
-    suffix: str
+    clone: int  # of layers that are copies of one
 
 
 def paddleclas_names(parameters):
@@ -198,43 +227,69 @@ def paddleclas_names(parameters):
         parameters (`dict[str, torch.Tensor]`): by the program's names.
 
     Returns:
-        `dict[str, str]`: the program's name to PaddleClas's, in the order of PaddleClas's state dict.
+        `dict[str, str]`: the program's name to PaddleClas's, in the order of PaddleClas's state dict; or of a detector
+        to PaddleDetection's, in the order of construction, and those of the constants behind them.
 
     Raises:
         `ConversionError`: the parameters are not those of a PP-HGNetV2.
     """
-    parsed = {_parsed(name): name for name in parameters}
-    numbers = {}
-    for kind, number, _ in parsed:
-        numbers.setdefault(kind, set()).add(number)
-    counts = {kind: len(found) for kind, found in numbers.items()}
-    layers = next((layers for layers in map(_layers_of, _NETWORKS) if _counts(layers) == counts), None)
+    constants = name_constants(parameters)
+    parsed = _parsed(name for name in parameters if name not in constants)
+    held = {}
+    for layer, _ in parsed:
+        held.setdefault(layer.word, set()).add(layer)
+    counts = {word: len(found) for word, found in held.items()}
+    layers = next((layers for layers in _possible_layers(held) if _counts(layers) == counts), None)
     if layers is None:
-        held = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-        raise ConversionError(f"The program's layers are not those of a PP-HGNetV2 (they are {held:.200}).")
-    ordered = {kind: iter(sorted(found)) for kind, found in numbers.items()}
+        text = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
+        raise ConversionError(f"The program's layers are not those of a PP-HGNetV2 (they are {text:.200}).")
+    ordered = {word: iter(sorted(found)) for word, found in held.items()}
     names = {}
     for layer, kind in layers:
-        number = next(ordered[kind])
-        for last, suffix in _LAYERS[kind].items():
-            name = parsed.get(_Parameter(kind, number, suffix))
+        word, suffixes = _LAYERS[kind]
+        found = next(ordered[word])
+        for last, suffix in suffixes.items():
+            name = parsed.get((found, suffix))
             if name is None:
-                raise ConversionError(f"The program lacks the parameter {kind}_{number}.{suffix}.")
+                raise ConversionError(f"The program lacks the parameter {word}_{found.number}.{suffix}.")
             names[name] = f"{layer}.{last}"
-    unknown = [name for name in parameters if name not in names]
-    if unknown:
-        raise ConversionError(f"The program holds the parameter {unknown[0]:.80}, which no PP-HGNetV2 has.")
-    return names
+    unknown = [name for name in parameters if name not in names and name not in constants]
+    if unknown or (constants and _ATTENTION not in held):
+        name = [*unknown, *constants][0]
+        raise ConversionError(f"The program holds the parameter {name:.80}, which no PP-HGNetV2 has.")
+    return {**names, **constants}
 
 
-def _parsed(name):
-    match = re.fullmatch(r"(\w+?)_(\d{1,9})\.([wb]_\d)", name)
-    if match is None or match[1] not in _LAYERS:
-        raise ConversionError(
-            f"The program holds the parameter {name!r:.80}, which no PP-HGNetV2 has: it is of another network, or "
-            "fused or quantised."
-        )
-    return _Parameter(match[1], int(match[2]), match[3])
+_ATTENTION = "multi_head_attention"
+
+
+def _parsed(names):
+    """Layer and suffix to the name; clones are counted in the order of their own numbers."""
+    clones, parsed = {}, {}
+    for name in names:
+        match = re.fullmatch(r"(\w+?)_(\d{1,9})\.([wb]_\d)(?:_deepcopy_(\d{1,9}))?", name)
+        if match is None or match[1] not in {word for word, _ in _LAYERS.values()}:
+            raise ConversionError(
+                f"The program holds the parameter {name!r:.80}, which no PP-HGNetV2 has: it is of another network, or "
+                "fused or quantised."
+            )
+        clones.setdefault((match[1], int(match[2]), match[3]), []).append((int(match[4] or 0), name))
+    for (word, number, suffix), found in clones.items():
+        for clone, (_, name) in enumerate(sorted(found)):
+            parsed[_Layer(word, number, clone), suffix] = name
+    return parsed
+
+
+def _possible_layers(held):
+    """Those of all networks that this may be."""
+    if _ATTENTION not in held:
+        yield from map(_layers_of, _NETWORKS)
+        return
+    numbers = [layer.number for layer in held[_ATTENTION]]
+    clones = [numbers.count(number) for number in sorted(set(numbers))]
+    if len(clones) == 2 and max(clones) <= MOST_CLONES:  # of one layer of the encoder, and of one of the decoder
+        for variant in _VARIANTS:
+            yield detector_layers(_layers_of((variant, False)), *clones)
 
 
 _NETWORKS = tuple((variant, has_head) for has_head in (True, False) for variant in _VARIANTS)
@@ -268,7 +323,8 @@ def _template(variant, has_head):
 def _counts(layers):
     counts = {}
     for _, kind in layers:
-        counts[kind] = counts.get(kind, 0) + 1
+        word, _ = _LAYERS[kind]
+        counts[word] = counts.get(word, 0) + 1
     return counts
 
 
@@ -314,7 +370,8 @@ def _file_order(network, start, only=None):
     for layer, kind in _layers_of(network):
         number = numbers[kind] = numbers.get(kind, start - 1) + 1
         if only in (None, kind):
-            names.update({f"{kind}_{number}.{suffix}": f"{layer}.{last}" for last, suffix in _LAYERS[kind].items()})
+            _, suffixes = _LAYERS[kind]
+            names.update({f"{kind}_{number}.{suffix}": f"{layer}.{last}" for last, suffix in suffixes.items()})
     return [names[name] for name in sorted(names)]
 
 
@@ -348,6 +405,45 @@ def _norms(program, names):
             scale = names.get(parameter_of.get(operation.inputs[3]), "")
             norms[operation.outputs[0]] = scale.removesuffix(".weight")
     return norms
+
+
+def _heads(program, names):
+    """The values that a detector's heads give, found by the biases that are added last, and the boxes of its end."""
+    last = max(int(name.split(".")[2]) for name in names.values() if name.startswith("transformer.dec_bbox_head."))
+    biases = {
+        f"transformer.{head}.bias": f"transformer.{head}" for head in ("enc_score_head", "enc_bbox_head.layers.2")
+    }
+    biases[f"transformer.dec_score_head.{last}.bias"] = "logits"
+    biases[f"transformer.dec_bbox_head.{last}.layers.2.bias"] = "pred_boxes"
+    parameter_of, heads = _parameter_of(program), {}
+    for operation in program.operations:
+        if operation.kind == "add" and names.get(parameter_of.get(operation.inputs[1])) in biases:
+            heads[operation.outputs[0]] = biases[names[parameter_of[operation.inputs[1]]]]
+    for value in [value for value, head in heads.items() if head == "pred_boxes"]:
+        del heads[value]
+        heads[_follow(program, value, ("add", "sigmoid"))] = "pred_boxes"
+    missing = {*biases.values()} - {head for value, head in heads.items() if value is not None}
+    if missing:
+        raise ConversionError(f"The program never computes {min(missing)}, as every RT-DETR does.")
+    return heads
+
+
+def _follow(program, value, kinds):
+    """The value that these operations make of another, each of what the one before gave."""
+    for kind in kinds:
+        uses = [each for each in program.operations if each.kind == kind and value in each.inputs]
+        value = uses[0].outputs[0] if uses else None
+    return value
+
+
+def _num_queries(program):
+    """How many places the first choice of the best ones takes, ``None`` without any."""
+    numbers = {each.outputs[0]: each.attributes.get("value") for each in program.operations if each.kind == "full"}
+    for operation in program.operations:
+        if operation.kind == "topk":
+            count = numbers.get(operation.inputs[1]) if len(operation.inputs) > 1 else operation.attributes.get("k")
+            return int(count) if isinstance(count, (int, float)) else None
+    return None
 
 
 def _facts(program, names):

@@ -190,6 +190,7 @@ def _read_json(content):
             operations.append(Operation("parameter", [name], [_value(each["O"])], {}))
             continue
         kind = each["#"].split(".", 1)[1]
+        kind = _NEW_OPERATIONS.get(kind, kind)
         inputs, outputs = [_value(value) for value in each["I"]], [_value(value) for value in each["O"]]
         if kind == "combine":
             lists[outputs[0]] = inputs
@@ -197,6 +198,9 @@ def _read_json(content):
         attributes = {attribute["N"]: _plain(attribute["AT"]) for attribute in each["A"]}
         operations.append(Operation(kind, [lists.get(name, name) for name in inputs], outputs, attributes))
     return Program("Paddle 3 (.json)", parameters, operations)
+
+
+_NEW_OPERATIONS = {"shape64": "shape", "assign_value_": "assign_value"}
 
 
 def _value(value):
@@ -217,19 +221,37 @@ def _add(parameters, name, shape):
 # Paddle 2: protobuf
 
 _LOD_TENSOR = 7
-# Slots in the order in which Paddle 3 takes them, and Paddle 3's word.
+# Slots in the order in which Paddle 3 takes them, and Paddle 3's word; a slot with a star gives one list of values.
 _OLD_OPERATIONS = {
     "batch_norm": ("batch_norm_", ("X", "Mean", "Variance", "Scale", "Bias"), ("Y",)),
+    "layer_norm": ("layer_norm", ("X", "Scale", "Bias"), ("Y",)),
     "conv2d": ("conv2d", ("Input", "Filter"), ("Output",)),
     "depthwise_conv2d": ("depthwise_conv2d", ("Input", "Filter"), ("Output",)),
     "elementwise_add": ("add", ("X", "Y"), ("Out",)),
+    "elementwise_sub": ("subtract", ("X", "Y"), ("Out",)),
     "elementwise_mul": ("multiply", ("X", "Y"), ("Out",)),
+    "elementwise_div": ("divide", ("X", "Y"), ("Out",)),
     "matmul_v2": ("matmul", ("X", "Y"), ("Out",)),
     "flatten_contiguous_range": ("flatten", ("X",), ("Out",)),
+    "reshape2": ("reshape", ("X", "ShapeTensor*"), ("Out",)),
+    "transpose2": ("transpose", ("X",), ("Out",)),
+    "unsqueeze2": ("unsqueeze", ("X",), ("Out",)),
+    "tile": ("tile", ("X", "repeat_times_tensor*"), ("Out",)),
+    "concat": ("concat", ("X*",), ("Out",)),
+    "stack": ("stack", ("X*",), ("Y",)),
+    "top_k_v2": ("topk", ("X",), ("Out", "Indices")),
+    "gather_nd": ("gather_nd", ("X", "Index"), ("Out",)),
+    "where": ("where", ("Condition", "X", "Y"), ("Out",)),
+    "reduce_max": ("max", ("X",), ("Out",)),
+    "reduce_sum": ("sum", ("X",), ("Out",)),
+    "nearest_interp_v2": ("nearest_interp", ("X",), ("Out",)),
+    "grid_sampler": ("grid_sample", ("X", "Grid"), ("Output",)),
+    "fill_constant": ("full", (), ("Out",)),
+    "fill_any_like": ("full_like", ("X",), ("Out",)),
+    "range": ("arange", ("Start", "End", "Step"), ("Out",)),
     "feed": ("data", ("X",), ("Out",)),
 }
 _OLD_ATTRIBUTES = {"trans_x": "transpose_x", "trans_y": "transpose_y"}
-_LISTS = ("concat",)  # their first input is a list of values
 
 
 def _read_protobuf(content):
@@ -254,9 +276,14 @@ def _old_operation(fields):
     inputs, outputs = _slots(fields.get(1, [])), _slots(fields.get(2, []))
     attributes = dict(_old_attribute(_message(each)) for each in fields.get(4, []))
     kind, slots, results = _OLD_OPERATIONS.get(kind, (kind, tuple(inputs), tuple(outputs)))
-    if unknown := [slot for slot, names in inputs.items() if names and slot not in slots]:
+    if unknown := [
+        slot for slot, names in inputs.items() if names and slot not in {each.rstrip("*") for each in slots}
+    ]:
         raise ValueError(f"{kind} takes {unknown[0]:.40}")
-    names = [inputs["X"]] if kind in _LISTS else [name for slot in slots for name in inputs.get(slot, [])]
+    names = []
+    for slot in slots:
+        given = inputs.get(slot.rstrip("*"), [])
+        names += [given] if slot.endswith("*") and given else given
     return Operation(kind, names, [name for slot in results for name in outputs.get(slot, [])], attributes)
 
 
@@ -304,6 +331,15 @@ def _booleans(values):
     return [bool(value) for value in _integers(values)]
 
 
+def _scalars(values):
+    """Of `Scalar`, whose value lies in a field of its type: truth 2, integer 3, float 4."""
+    plain = []
+    for fields in map(_message, values):
+        numbers = [_booleans(fields.get(2, [])), _integers(fields.get(3, [])), _floats("d")(fields.get(4, []))]
+        plain += [number for each in numbers for number in each]
+    return plain
+
+
 _ATTRIBUTE_TYPES = {  # type to field and what makes values of it
     0: (3, _one(_integers)),
     1: (4, _one(_floats("f"))),
@@ -317,6 +353,7 @@ _ATTRIBUTE_TYPES = {  # type to field and what makes values of it
     11: (15, _integers),
     12: (16, _floats("d")),
     15: (19, _one(_floats("d"))),
+    17: (21, _scalars),
 }
 
 

@@ -1,7 +1,8 @@
 """
 `inference.yml`, which PaddleClas and PaddleX write beside an inference model: preprocessing and names of classes.
 
-Sources: PaddleClas ``ppcls/utils/config.py`` (``dump_infer_config``) and ``deploy/python/preprocess.py``.
+Sources: PaddleClas ``ppcls/utils/config.py`` (``dump_infer_config``) and ``deploy/python/preprocess.py``;
+PaddleDetection ``ppdet/engine/export_utils.py`` (``infer_cfg.yml``) and ``deploy/python/preprocess.py``.
 """
 
 from ..errors import ConversionError
@@ -9,6 +10,7 @@ from ..files.yaml_file import read_yaml
 
 
 _LARGEST = 2**18  # bytes; a thousand classes take 40,000
+_LARGEST_SIDE = 4096  # pixels
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # of PIL
 _WITHOUT_EFFECT = ("DecodeImage", "ToCHWImage", "KeepKeys")
 _ROUNDING = 1e-6
@@ -20,7 +22,8 @@ def read_settings(path):
         path (`Path`): an `inference.yml`.
 
     Returns:
-        `dict[str, tuple]`: field to value and reason: preprocessing and `id2label`, as far as the file has them.
+        `dict[str, tuple]`: field to value and reason: preprocessing and `id2label`, as far as the file has them; of a
+        detector `image_size`, `resample` and `id2label`.
 
     Raises:
         `ConversionError`: it is unreadable, or prepares images in a way that is not computed here.
@@ -28,6 +31,15 @@ def read_settings(path):
     settings = read_yaml(path, _LARGEST, ConversionError)
     try:
         declared = {}
+        for arguments in settings.get("Preprocess") or []:  # a detector's
+            arguments = dict(arguments)
+            name = arguments.pop("type")
+            if name in _DETECTOR_STEPS:
+                declared.update(_DETECTOR_STEPS[name](path, **arguments))
+            elif name != "Permute":
+                raise ConversionError(f"{path} prepares images with {name!r:.40}, which is not computed here.")
+        if settings.get("label_list"):
+            declared["id2label"] = {index: str(name) for index, name in enumerate(settings["label_list"])}
         for step in settings.get("PreProcess", {}).get("transform_ops", []):
             ((name, arguments),) = step.items()
             if name in _STEPS:
@@ -77,3 +89,33 @@ def _normalize(path, scale=1 / 255, mean=None, std=None, order="", **_):
 
 
 _STEPS = {"ResizeImage": _resize, "CropImage": _crop, "NormalizeImage": _normalize}
+
+
+_OPENCV_FILTERS = {0: 0, 1: 2, 2: 3, 4: 1}  # nearest, bilinear, bicubic and Lanczos, by PIL's numbers
+
+
+def _resize_to(path, target_size, keep_ratio=True, interp=1, **_):
+    if keep_ratio:
+        raise ConversionError(f"{path} keeps the ratio of an image's sides; RT-DETR's processor does not.")
+    if interp not in _OPENCV_FILTERS:
+        raise ConversionError(
+            f"{path} resizes images with OpenCV's filter {interp!r:.40}, which is not computed here."
+        )
+    height, width = (int(side) for side in target_size)
+    if not 0 < min(height, width) <= max(height, width) <= _LARGEST_SIDE:
+        raise ConversionError(f"{path} resizes images to {target_size!r:.40} pixels, which no detector takes.")
+    reason = f"read from {path.name}, whose program resizes with OpenCV's filter of that name, not PIL's"
+    return {"image_size": [height, width], "resample": (_OPENCV_FILTERS[interp], reason)}
+
+
+def _leave_in_unit_range(path, mean=(0,), std=(1,), is_scale=True, norm_type="mean_std", **_):
+    is_plain = norm_type == "none" or (set(map(float, mean)), set(map(float, std))) == ({0.0}, {1.0})
+    if not (is_scale and is_plain):
+        raise ConversionError(
+            f"{path} normalises images with mean {mean!r:.60} and standard deviation {std!r:.60}; detectors here take "
+            "values in 0…1."
+        )
+    return {}
+
+
+_DETECTOR_STEPS = {"Resize": _resize_to, "NormalizeImage": _leave_in_unit_range}

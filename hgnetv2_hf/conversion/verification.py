@@ -1,5 +1,6 @@
 """The proof: the original program and the converted folder compute the same from the same weights and input."""
 
+import contextlib
 import copy
 import dataclasses
 import importlib.util
@@ -19,10 +20,12 @@ from ..model.configuration_hgnetv2 import PADDLE_EPSILON
 from ..model.variants import PP_HGNET_STAGE_FIELDS, PP_HGNET_VARIANTS, STAGE_FIELDS
 from ..wording import counted, sentence
 from .architecture import missing_in_paddleclas
+from .detectors import DETECTORS, rename_detector
 from .layouts import LAYOUTS, is_counter, is_head, layouts_of, rename, rename_back
 from .ml_decoder import paddleclas_ml_decoder
+from .paddle_detector import PREFIX, exact_constant, inverse_sigmoid_of
 from .paddle_file import write_paddle_file
-from .paddle_graph import run_program
+from .paddle_graph import check_operations, run_program, steps_to, thinned
 from .timm_folder import TimmModel
 
 
@@ -38,15 +41,13 @@ class Parity:
     difference: float
     compared: str
     as_converted: float = 0.0  # the difference of the folder as it is, where the program pads or rounds in its own way
+    own_way: str = "pool padding and batch-norm epsilon"
 
     def __str__(self):
         text = f"{self.program} computes the same: {self.difference:.1e} relative in float64 ({self.compared})"
         if self.as_converted <= TOLERANCE:
             return text
-        return (
-            f"{text} with its own pool padding and batch-norm epsilon; with this folder's, the difference is "
-            f"{self.as_converted:.1e}"
-        )
+        return f"{text} with its own {self.own_way}; with this folder's, the difference is {self.as_converted:.1e}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,14 +110,16 @@ def verify(model, variant, layout, tensors, timm=None):
     return parities, notes
 
 
-def compare_with_program(model, inference_model):
+def compare_with_program(model, inference_model, image_size=None):
     """
-    Runs the program of an inference model step by step, in float64, on one random input of odd size, and compares
-    what it returns and every batch norm on the way.
+    Runs the program of an inference model step by step, in float64, on one random input, and compares what it returns
+    and every batch norm on the way; of a detector also what the encoder says of each place, and the queries' logits
+    and boxes.
 
     Args:
-        model: the converted model.
+        model: the converted model: a network, or a detector.
         inference_model ([`InferenceModel`]): what it was converted from, with its program.
+        image_size (`list[int]`, *optional*): height and width in pixels, of a detector's program.
 
     Returns:
         [`Parity`]
@@ -124,15 +127,21 @@ def compare_with_program(model, inference_model):
     Raises:
         `ConversionError`: the program computes something else, or what no such network computes.
     """
+    if not hasattr(model, "embedder"):
+        return _compare_detector(model, inference_model, image_size)
+    program, layers = inference_model.program, inference_model.layers
+    is_inside = any(layer.startswith(PREFIX) for layer in layers.values())
+    if is_inside:  # a detector
+        layers = {value: layer.removeprefix(PREFIX) for value, layer in layers.items() if layer.startswith(PREFIX)}
+        program = steps_to(program, layers)
+        check_operations(program)
     pixel_values = torch.randn(1, model.config.num_channels, 96, 113, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        outputs, seen = run_program(
-            inference_model.program, inference_model.parameters, pixel_values.double(), inference_model.norms
-        )
+        outputs, seen = run_program(program, inference_model.parameters, pixel_values.double(), layers)
         _, maps = model.encoder(model.embedder(pixel_values), output_hidden_states=True)
     answer = {}
     for value, output in seen.items():
-        (name,) = rename({f"{inference_model.norms[value]}.weight": output}, LAYOUTS["paddleclas"])
+        (name,) = rename({f"{layers[value]}.weight": output}, LAYOUTS["paddleclas"])
         answer[name.removesuffix(".weight")] = output.numpy()
     for output in outputs:
         places = [f"feature_{i}" for i, each in enumerate(maps) if each.shape == output.shape]
@@ -141,9 +150,98 @@ def compare_with_program(model, inference_model):
         if not places:
             raise ConversionError(f"The program returns values of shape {list(output.shape)}; this network does not.")
         answer[places[0]] = output.numpy()
-    if not outputs:
+    if not outputs and not is_inside:
         raise ConversionError("The program returns nothing.")
-    return _compare(model, pixel_values, "the exported program, run here,", answer, _PADDLECLAS[1])
+    return _compare(model, pixel_values, _PROGRAM, answer, _PADDLECLAS[1])
+
+
+_PROGRAM = "the exported program, run here,"
+_QUERIES = ("logits", "pred_boxes")
+
+
+def _compare_detector(model, inference_model, image_size):
+    height, width = image_size
+    pixel_values = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    program = steps_to(inference_model.program, inference_model.layers)
+    check_operations(program)
+    constants = {
+        name: exact_constant(ours, inference_model.parameters[name])
+        for name, ours in inference_model.constants.items()
+    }
+    with torch.inference_mode():
+        _, seen = run_program(
+            program, {**inference_model.parameters, **constants}, {"image": pixel_values}, inference_model.layers
+        )
+    named = {inference_model.layers[value]: output for value, output in seen.items()}
+    if "" in named or not named.keys() >= set(_QUERIES):
+        raise ConversionError("The program has a layer without weights of its own, which no RT-DETR has.")
+    answer = {name: named.pop(name) for name in _QUERIES}
+    renamed, _ = rename_detector({f"{layer}.weight": output for layer, output in named.items()}, DETECTORS[_RTDETR])
+    answer.update({name.removesuffix(".weight"): output for name, output in renamed.items()})
+    ours = copy.deepcopy(model).double().eval()
+    queries = counted(model.config.num_queries, "query", "queries")
+    compared = f"{counted(len(renamed), 'layer')}, logits and boxes of {queries}"
+    as_converted = _detector_difference(ours, pixel_values, answer)
+    if as_converted <= TOLERANCE:
+        return Parity(_PROGRAM, as_converted, compared)
+    with _arithmetic_of_paddle(ours, inverse_sigmoid_of(program)):
+        difference = _detector_difference(ours, pixel_values, answer)
+    _check_difference(_PROGRAM, difference)
+    return Parity(_PROGRAM, difference, compared, as_converted, "rounding of constants and guard of logits")
+
+
+_RTDETR = "paddledetection"
+
+
+def _detector_difference(ours, pixel_values, answer):
+    """As ``_difference``, of a detector; queries are compared as a set, since their order says nothing."""
+    computed = {}
+    hooks = [
+        module.register_forward_hook(
+            lambda module, inputs, output, name=name: computed.update({name: thinned(output)})
+        )
+        for name, module in ours.named_modules()
+        if name in answer
+    ]
+    with torch.inference_mode():
+        output = ours(pixel_values)
+    for hook in hooks:
+        hook.remove()
+    differences = [_distance_of_sets([output[name] for name in _QUERIES], [answer[name] for name in _QUERIES])]
+    for name in answer.keys() - set(_QUERIES):
+        if name not in computed:
+            raise ConversionError(f"The program has a layer {name}, which this detector does not.")
+        differences.append(_relative_difference(computed[name].numpy(), answer[name].numpy()))
+    return float(np.max(differences))  # NaN where one of them is
+
+
+def _distance_of_sets(ours, theirs):
+    """From each query of one to the closest of the other; each has several parts, of shape `(1, queries, numbers)`."""
+    if [part.shape for part in ours] != [part.shape for part in theirs]:
+        return float("inf")
+    scales = [part.abs().max() for part in theirs]
+    ours, theirs = (torch.cat([part / scale for part, scale in zip(parts, scales)], -1)[0] for parts in (ours, theirs))
+    distances = torch.cdist(ours, theirs, p=float("inf"))
+    return float(torch.maximum(distances.amin(0).max(), distances.amin(1).max()))
+
+
+@contextlib.contextmanager
+def _arithmetic_of_paddle(detector, inverse_sigmoid):
+    """In here the detector (in float64) computes with constants that were rounded to float32, and Paddle's logits."""
+    for module in detector.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = PADDLE_EPSILON
+        elif hasattr(module, "running_var"):  # Transformers' frozen norms have no epsilon of their own
+            module.running_var += PADDLE_EPSILON - 1e-5
+        if hasattr(module, "scaling"):
+            module.scaling = float(np.float32(module.scaling))
+    library = sys.modules[type(detector).__module__]
+    kept = library.inverse_sigmoid
+    library.inverse_sigmoid = inverse_sigmoid or kept  # a function of the module there, which takes no argument for it
+    try:
+        yield
+    finally:
+        library.inverse_sigmoid = kept
 
 
 def _compare(model, pixel_values, program, answer, arithmetic):
@@ -156,35 +254,49 @@ def _compare(model, pixel_values, program, answer, arithmetic):
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eps = arithmetic.epsilon
     difference, compared = _difference(ours, pixel_values, answer)
+    _check_difference(program, difference)
+    return Parity(program, difference, compared, as_converted)
+
+
+def _check_difference(program, difference):
     if not difference <= TOLERANCE:
         raise ConversionError(
             f"{program} computes something else from the same weights: {difference:.1e} relative, {TOLERANCE:.0e} "
             "allowed."
         )
-    return Parity(program, difference, compared, as_converted)
 
 
 def _difference(ours, pixel_values, answer):
     """The largest difference of everything that the program answered, and a text that says what that was."""
-    computed = {}
-    hooks = [
-        module.register_forward_hook(lambda module, inputs, output, name=name: computed.update({name: output}))
-        for name, module in ours.named_modules()
-        if name in answer
-    ]
-    with torch.inference_mode():
+    with torch.inference_mode(), _watched(ours, answer) as computed:
         last, maps = ours.encoder(ours.embedder(pixel_values.double()), output_hidden_states=True)
         computed.update({f"feature_{i}": feature for i, feature in enumerate(maps)})
         if "logits" in answer and hasattr(ours, "fc"):
             computed["logits"] = ours._head(last)
-    for hook in hooks:
-        hook.remove()
     names = [name for name in computed if name in answer]
-    difference = max(_relative_difference(computed[name].numpy(), answer[name]) for name in names)
+    difference = float(np.max([_relative_difference(computed[name].numpy(), answer[name]) for name in names]))
     count = sum(name.startswith("feature_") for name in names)
     layers = len(names) - count - ("logits" in names)
     compared = [counted(number, what) for number, what in ((layers, "layer"), (count, "feature map")) if number]
     return difference, ", ".join(compared) + (" and the logits" if "logits" in names else "")
+
+
+@contextlib.contextmanager
+def _watched(ours, names):
+    """What the modules of these names give in here, [`thinned`]."""
+    computed = {}
+    hooks = [
+        module.register_forward_hook(
+            lambda module, inputs, output, name=name: computed.update({name: thinned(output)})
+        )
+        for name, module in ours.named_modules()
+        if name in names
+    ]
+    try:
+        yield computed
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _relative_difference(ours, original):

@@ -120,6 +120,15 @@ PostProcess:
 """
 
 
+_DETECTOR_SETTINGS = b"""arch: DETR
+Preprocess:
+- {interp: 2, keep_ratio: false, target_size: [64, 64], type: Resize}
+- {mean: [0.0, 0.0, 0.0], norm_type: none, std: [1.0, 1.0, 1.0], type: NormalizeImage}
+- {type: Permute}
+label_list: [title, text, table, figure, formula]
+"""
+
+
 def original_models():
     """Valid inference models, each a table of names to contents: what the real Paddle wrote."""
     models = []
@@ -129,6 +138,11 @@ def original_models():
             names = (program, "inference.pdiparams")
             model = {name: archive.extractfile(f"./{folder}/{name}").read() for name in names}
             models.append(model if "backbone" in folder else {**model, "inference.yml": _SETTINGS})
+    with tarfile.open(GOLDENS / "paddle_detector.tar.xz") as archive:
+        for form in ("json", "pdmodel"):
+            names = (f"inference.{form}", "inference.pdiparams")
+            model = {name: archive.extractfile(f"./{form}/{name}").read() for name in names}
+            models.append({**model, "inference.yml": _DETECTOR_SETTINGS})
     return models
 
 
