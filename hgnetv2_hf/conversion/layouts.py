@@ -206,7 +206,8 @@ def split_detector(tensors, layout):
         `tuple[dict, list[str]]`: the network's tensors without the prefix they have inside a detector, and the names
         of everything else, which is empty unless the file holds a detector.
     """
-    prefix = network_prefix(tensors, layout)
+    found = network_prefix(tensors, layout)
+    prefix = layout.prefix if found is None else found
     if not prefix and not layout.is_anywhere:
         return tensors, []
     beginnings = (f"{prefix}stem.", f"{prefix}stages_") if layout.is_anywhere else prefix
