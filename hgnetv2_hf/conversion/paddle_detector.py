@@ -199,7 +199,7 @@ def complete(tensors):
     for name, tensor in tensors.items():
         match = _FUSED.fullmatch(name)
         if match is None:
-            whole[name] = tensor
+            whole[name] = tensor.clone()  # Transformers 4 takes what lies in one file's memory for tied, and drops it
         elif match[2] == "weight":
             bias = tensors[f"{match[1]}.conv.bias"]
             if tensor.ndim != 4 or bias.ndim != 1:
@@ -207,7 +207,7 @@ def complete(tensors):
                     f"The tensor {name} has shape {list(tensor.shape)}; a kernel has four dimensions."
                 )
             out, into = tensor.shape[:2]
-            whole.update(_branch(f"{match[1]}.conv1", tensor, bias))
+            whole.update(_branch(f"{match[1]}.conv1", tensor.clone(), bias.clone()))
             whole.update(_branch(f"{match[1]}.conv2", torch.zeros(out, into, 1, 1), torch.zeros(out)))
     heads = sorted(name for name in whole if name.startswith("transformer.dec_score_head."))
     last = int(heads[0].split(".")[2])

@@ -149,7 +149,9 @@ def _arguments(operation, values):
 
 
 def _cost(operation, arguments):
-    """The products that an operation takes, and how many numbers it gives; nothing is computed."""
+    """The products that an operation takes, and how many numbers it gives at most; nothing is computed."""
+    if operation.kind in _SIZES:
+        return (_tried(operation, arguments, _SIZES),) * 2
     with torch.device("meta"):
         result = _tried(operation, _on_meta(arguments))
     numbers = _count(result)
@@ -160,9 +162,9 @@ def _cost(operation, arguments):
     return max(numbers, _count(arguments)), numbers
 
 
-def _tried(operation, arguments):
+def _tried(operation, arguments, steps=None):
     try:
-        return _STEPS[operation.kind](operation.attributes, *arguments)
+        return (steps or _STEPS)[operation.kind](operation.attributes, *arguments)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         raise ConversionError(
             f"The program's operation {operation.kind} does not work: {str(error) or error!r:.150}."
@@ -299,6 +301,7 @@ def _tile(attributes, x, times=None):
 
 def _scale(attributes, x, factor=None):
     factor, bias = _argument(attributes, "scale", factor), attributes["bias"]
+    factor = float(factor)
     result = x * factor + bias if attributes["bias_after_scale"] else (x + bias) * factor
     return int(result) if isinstance(x, int) else result
 
@@ -432,4 +435,13 @@ _STEPS = {
     "full_int_array": lambda attributes: attributes["value"],
     "assign_value": _assign_value,
     "arange": lambda attributes, start, end, step: torch.arange(start, end, step),
+}
+# How many numbers an operation gives at most, where no trial with empty tensors is needed to know.
+_UNARY = (
+    "batch_norm_", "batch_norm", "layer_norm", "relu", "silu", "swish", "gelu", "sigmoid", "softmax", "log", "scale",
+    "slice", "split", "reshape", "flatten", "unsqueeze", "transpose", "cast", "full_like",
+)  # fmt: skip
+_SIZES = {
+    **dict.fromkeys(_UNARY, lambda attributes, x, *_: _count(x)),
+    "grid_sample": lambda attributes, x, grid: math.prod((*x.shape[:2], *grid.shape[1:-1])),
 }

@@ -5,8 +5,8 @@
 The kind is ``.pdparams`` files or exported inference models (programs of both formats, their parameters and settings,
 in folders and archives). The mutations are bit flips, truncations, repeated and exchanged pieces, and spliced opcodes
 or numbers, dangerous ones among them. Each conversion is watched: it may start no program, open no connection and
-write nowhere but in its own folder (by Python's audit hook), take at most 5 seconds (a watchdog ends the process), and
-add at most 1 GiB to the memory of the process.
+write nowhere but in its own folder (by Python's audit hook), take at most 10 seconds (a watchdog ends the process),
+and add at most 1 GiB to the memory of the process.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import numpy as np
 
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
-SECONDS, BYTES = 5, 2**30
+SECONDS, BYTES = 10, 2**30
 CHUNK = 250
 _FORBIDDEN = ("os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.", "pty.")
 _SPLICES = (
