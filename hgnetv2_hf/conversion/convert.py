@@ -80,7 +80,8 @@ def convert_checkpoint(
         variant (`str`, *optional*): insist on a variant (`"b0"` … `"b6"`, `"tiny"`, …); recognised from the tensors
             without it.
         layout (`str`, *optional*): insist on a layout (`"paddleclas"`, `"paddledetection"`, `"timm"`,
-            `"timm_features"`, `"dfine"`, `"rtdetrv2"`, `"keras"`, `"transformers"`); recognised from the names without it.
+            `"timm_features"`, `"dfine"`, `"rtdetrv2"`, `"keras"`, `"transformers"`); recognised from the names
+            without it.
         task (`str`, *optional*): `"classification"`, `"detection"` or `"backbone"` (also of a detector); by default
             what the file holds.
         family (`"dfine"`, `"deim"`, `"rtdetrv4"` or `"deimv2"`, *optional*): the program that a whole detector with

@@ -57,7 +57,7 @@ def read_preset(folder, read_json):
     task, converter = read_json(folder / "task.json"), read_json(folder / "image_converter.json")
     if task and task.get("registered_name") != _CLASSIFIER:
         raise ConversionError(
-            f"{folder / 'task.json'} builds {str(task.get('registered_name'))[:80]}; only {_CLASSIFIER} is known here. "
+            f"{folder / 'task.json'} builds {str(task.get('registered_name'))[:80]}; expected {_CLASSIFIER}. "
             "Without task.json and task.weights.h5, the folder converts as a backbone."
         )
     try:
