@@ -75,7 +75,8 @@ def convert_checkpoint(
     Args:
         source (`str` or `os.PathLike`): a weight file of PaddleClas or PaddleDetection (`.pdparams`), of timm, D-FINE,
             DEIM, RT-DETRv4, DEIMv2 or RT-DETRv2 (PyTorch or safetensors), of KerasHub (`.weights.h5`), or of
-            Transformers; a folder of timm, KerasHub (a preset) or Transformers; or a published name (`PPHGNetV2_B4_ssld_stage2`; `hgnetv2-hf list`), which is downloaded.
+            Transformers; a folder of timm, KerasHub (a preset) or Transformers; or a published name
+            (`PPHGNetV2_B4_ssld_stage2`; `hgnetv2-hf list`), which is downloaded.
         output_dir (`str` or `os.PathLike`): the folder to write.
         variant (`str`, *optional*): insist on a variant (`"b0"` … `"b6"`, `"tiny"`, …); recognised from the tensors
             without it.
