@@ -34,6 +34,7 @@ from .network import build_image_processor, build_network, choose_model_type, so
 from .paddle_inference import read_inference_model
 from .report import ConversionReport, report_on
 from .source import find_source
+from .text_recognition import declare_strides
 from .timm_folder import TimmModel, check_timm_model
 from .verification import Parity, compare_with_program
 from .verification import verify as verify_original
@@ -250,9 +251,13 @@ def _build_network(source, content, layout, task, options):
     layouts = recognise_layouts(content)
     layout = _recognise_layout(source, layout, content, layouts)
     original, others = split_detector(content, layouts[layout])
+    if task is None and source.row is not None and source.row.task == "backbone":
+        task = "backbone"
     _check_detector(source, others, task)
     tensors = rename(original, layouts[layout])
     fields = recognise_architecture(tensors)
+    declared = {**declare_strides(source.path, others, fields), **source.declared}
+    source = dataclasses.replace(source, declared=declared)
     task = _recognise_task(source, task, fields)
     if source.timm is not None:
         check_timm_model(source.timm, fields, task)
@@ -300,8 +305,7 @@ def _recognise_task(source, task, fields):
         raise ConversionError(
             f"{source.path} holds a backbone without a classifier (no fc.weight); use --task backbone."
         )
-    is_backbone = not has_head or (source.row is not None and source.row.task == "backbone")
-    return task or ("backbone" if is_backbone else "classification")
+    return task or ("classification" if has_head else "backbone")
 
 
 def _left_out(tensors, others, task):

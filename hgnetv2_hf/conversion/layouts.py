@@ -189,7 +189,7 @@ PP_HGNET_LAYOUTS = {
             (r"^stem\.stem\.", "stem."),
         ),
         pool_padding="same",
-        prefix="",
+        prefix="backbone.",  # in PP-OCRv4's text detection
         transposed=("fc.weight",),
         has_counters=False,
     ),
