@@ -15,6 +15,7 @@ import hgnetv2_hf
 from hgnetv2_hf import ConversionError, convert_checkpoint, export_weights, load_backbone
 from hgnetv2_hf.cli import main
 from hgnetv2_hf.conversion.weight_file import read_weights
+from hgnetv2_hf.model.remote_code import KERAS_CODE_FILES
 
 
 h5py = pytest.importorskip("h5py", reason="h5py comes with the extra [keras]")
@@ -127,6 +128,17 @@ def test_what_kerashub_cannot_express_is_said_or_refused(tiny, converted, tmp_pa
     assert not (tmp_path / "out/task.json").exists()
     with pytest.raises(ConversionError, match="before the pooling"):
         export_weights(converted, tmp_path / "w.pdparams", layout="paddleclas")
+
+
+def test_shipped_files_import_each_other_as_the_loader_follows():
+    import re
+    from pathlib import Path
+
+    package = Path(hgnetv2_hf.__file__).parent / "model"
+    names = {each.removesuffix(".py") for each in KERAS_CODE_FILES}
+    for name in ("configuration_keras.py", "modeling_keras.py"):
+        imported = set(re.findall(r"^\s*from \.(\S+) import", (package / name).read_text(), flags=re.MULTILINE))
+        assert imported | {name.removesuffix(".py")} == names, name
 
 
 @pytest.mark.slow
