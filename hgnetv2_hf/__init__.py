@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .inference.runtime import load_exported
     from .model.configuration_deim import DEIMConfig, DEIMv2Config
     from .model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+    from .model.configuration_keras import HGNetV2KerasConfig
     from .model.configuration_ml_decoder import PPHGNetV2MLConfig
     from .model.configuration_pp_hgnet import PPHGNetConfig
     from .model.image_processing_hgnetv2 import HGNetV2ImageProcessor, HGNetV2ImageProcessorFast
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         PPHGNetV2ForImageClassification,
         PPHGNetV2Model,
     )
+    from .model.modeling_keras import HGNetV2KerasBackbone, HGNetV2KerasForImageClassification, HGNetV2KerasModel
     from .model.modeling_ml_decoder import (
         PPHGNetV2MLBackbone,
         PPHGNetV2MLForImageClassification,
@@ -49,6 +51,10 @@ _MODULE_OF = {
     "PPHGNetConfig": "model.configuration_pp_hgnet",
     **dict.fromkeys(("PPHGNetBackbone", "PPHGNetForImageClassification", "PPHGNetModel"), "model.modeling_pp_hgnet"),
     **dict.fromkeys(("DEIMConfig", "DEIMv2Config"), "model.configuration_deim"),
+    "HGNetV2KerasConfig": "model.configuration_keras",
+    **dict.fromkeys(
+        ("HGNetV2KerasBackbone", "HGNetV2KerasForImageClassification", "HGNetV2KerasModel"), "model.modeling_keras"
+    ),
     "PPHGNetV2MLConfig": "model.configuration_ml_decoder",
     **dict.fromkeys(
         ("PPHGNetV2MLBackbone", "PPHGNetV2MLForImageClassification", "PPHGNetV2MLModel"), "model.modeling_ml_decoder"
@@ -83,6 +89,10 @@ __all__ = [
     "HGNetV2ForImageClassification",
     "HGNetV2ImageProcessor",
     "HGNetV2ImageProcessorFast",
+    "HGNetV2KerasBackbone",
+    "HGNetV2KerasConfig",
+    "HGNetV2KerasForImageClassification",
+    "HGNetV2KerasModel",
     "HGNetV2Model",
     "HGNetV2PreTrainedModel",
     "LoadedBackbone",

@@ -11,6 +11,7 @@ from .errors import HGNetV2Error
 from .model import modeling_hgnetv2 as modeling
 from .model import modeling_pp_hgnet
 from .model.image_processing_hgnetv2 import HGNetV2ImageProcessor
+from .model.modeling_keras import HGNetV2KerasBackbone
 from .model.modeling_ml_decoder import PPHGNetV2MLBackbone
 from .model.variants import full_name
 from .structure import is_network
@@ -27,7 +28,7 @@ def load_backbone(
 
     Args:
         name_or_folder (`str` or `os.PathLike`): a folder or a repository of type `hgnet_v2`, `pp_hgnet_v2`,
-            `pp_hgnet_v2_ml` or `pp_hgnet`.
+            `pp_hgnet_v2_ml`, `pp_hgnet` or `hgnet_v2_keras`.
         out_features (`list[str]`, *optional*): maps to return, of `"stem"`, `"stage1"`, …; by default what the
             configuration says, the last stage unless it was set.
         kwargs: passed on to `from_pretrained` (`dtype`, `device_map`, `revision`, …).
@@ -55,6 +56,7 @@ def load_backbone(
         "hgnet_v2": modeling.HGNetV2Backbone,
         "pp_hgnet_v2": modeling.PPHGNetV2Backbone,
         "pp_hgnet_v2_ml": PPHGNetV2MLBackbone,
+        "hgnet_v2_keras": HGNetV2KerasBackbone,
         "pp_hgnet": modeling_pp_hgnet.PPHGNetBackbone,
     }
     if config.model_type not in classes:

@@ -16,6 +16,7 @@ CONFIGURATIONS = {
     "pp_hgnet_v2": "PPHGNetV2Config",
     "pp_hgnet": "PPHGNetConfig",
     "pp_hgnet_v2_ml": "PPHGNetV2MLConfig",
+    "hgnet_v2_keras": "HGNetV2KerasConfig",
     "deim": "DEIMConfig",
     "deim_v2": "DEIMv2Config",
 }
@@ -23,6 +24,7 @@ TITLES = {
     "pp_hgnet_v2": "PP-HGNetV2",
     "pp_hgnet_v2_ml": "PP-HGNetV2 with ML-Decoder",
     "pp_hgnet": "PP-HGNet",
+    "hgnet_v2_keras": "HGNetV2 of KerasHub",
     "deim": "DEIM",
     "deim_v2": "DEIMv2",
 }  # stock has one for hgnet_v2
@@ -32,6 +34,7 @@ MODELS = {
         "pp_hgnet_v2": "PPHGNetV2Model",
         "pp_hgnet": "PPHGNetModel",
         "pp_hgnet_v2_ml": "PPHGNetV2MLModel",
+        "hgnet_v2_keras": "HGNetV2KerasModel",
         "deim": "DEIMModel",
         "deim_v2": "DEIMv2Model",
     },
@@ -40,12 +43,14 @@ MODELS = {
         "pp_hgnet_v2": "PPHGNetV2Backbone",
         "pp_hgnet": "PPHGNetBackbone",
         "pp_hgnet_v2_ml": "PPHGNetV2MLBackbone",
+        "hgnet_v2_keras": "HGNetV2KerasBackbone",
     },
     "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING": {
         "hgnet_v2": "HGNetV2ForImageClassification",
         "pp_hgnet_v2": "PPHGNetV2ForImageClassification",
         "pp_hgnet": "PPHGNetForImageClassification",
         "pp_hgnet_v2_ml": "PPHGNetV2MLForImageClassification",
+        "hgnet_v2_keras": "HGNetV2KerasForImageClassification",
     },
     "MODEL_FOR_OBJECT_DETECTION_MAPPING": {
         "deim": "DEIMForObjectDetection",
@@ -139,13 +144,14 @@ def _register_models(module):
 def _register_image_processors(module):
     from .model import compat
     from .model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+    from .model.configuration_keras import HGNetV2KerasConfig
     from .model.configuration_ml_decoder import PPHGNetV2MLConfig
     from .model.configuration_pp_hgnet import PPHGNetConfig
     from .model.image_processing_hgnetv2 import HGNetV2ImageProcessor, HGNetV2ImageProcessorFast
 
     torchvision_form = HGNetV2ImageProcessorFast if compat.torchvision_image_processor_base() else None
     entry = compat.image_processor_entry(module, HGNetV2ImageProcessor, torchvision_form)
-    for config_class in (HGNetV2Config, PPHGNetV2Config, PPHGNetV2MLConfig, PPHGNetConfig):
+    for config_class in (HGNetV2Config, PPHGNetV2Config, PPHGNetV2MLConfig, PPHGNetConfig, HGNetV2KerasConfig):
         _put(module.IMAGE_PROCESSOR_MAPPING._extra_content, config_class, entry)
     kept_on_pil = compat.image_processors_kept_on_pil(module)
     if kept_on_pil is not None:
@@ -158,10 +164,11 @@ def _register_absence_of_video(module):
     # code unless the configuration is known here.
     from .model.configuration_deim import DEIMConfig, DEIMv2Config
     from .model.configuration_hgnetv2 import HGNetV2Config, PPHGNetV2Config
+    from .model.configuration_keras import HGNetV2KerasConfig
     from .model.configuration_ml_decoder import PPHGNetV2MLConfig
     from .model.configuration_pp_hgnet import PPHGNetConfig
 
-    networks = (HGNetV2Config, PPHGNetV2Config, PPHGNetV2MLConfig, PPHGNetConfig)
+    networks = (HGNetV2Config, PPHGNetV2Config, PPHGNetV2MLConfig, PPHGNetConfig, HGNetV2KerasConfig)
     for config_class in (*networks, DEIMConfig, DEIMv2Config):
         _put(module.VIDEO_PROCESSOR_MAPPING._extra_content, config_class, {})
 

@@ -137,6 +137,43 @@ def paddle(tmp_path_factory):
     return _oracle(tmp_path_factory, "HGNETV2_HF_PADDLE_PYTHON", ORACLE, "paddlepaddle 3.3.1 and paddleclas 2.6.0")
 
 
+class Keras:
+    """The real KerasHub in an interpreter of its own."""
+
+    def __init__(self, python, folder):
+        self.python, self.folder = python, folder
+
+    def has(self, backend):
+        """Whether Keras can compute with it there."""
+        look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({backend!r}) is None)"
+        return subprocess.run([self.python, "-c", look], check=False).returncode == 0
+
+    def ask(self, backend, preset, **request):
+        """What it computes for a preset, as `hgnetv2_hf/conversion/run_kerashub.py` answers."""
+        program = Path(__file__).parents[1] / "hgnetv2_hf" / "conversion" / "run_kerashub.py"
+        paths = [str(self.folder / name) for name in ("request.npz", "answer.npz")]
+        np.savez(paths[0], **request)
+        run = subprocess.run(
+            [self.python, str(program), str(preset), *paths],
+            capture_output=True,
+            text=True,
+            timeout=900,
+            env={**os.environ, "KERAS_BACKEND": backend},
+        )
+        assert run.returncode == 0, run.stderr[-2000:]
+        with np.load(paths[1]) as answer:
+            return dict(answer)
+
+
+@pytest.fixture(scope="session")
+def keras(tmp_path_factory):
+    """The real [`Keras`]."""
+    python = os.environ.get("HGNETV2_HF_KERAS_PYTHON")
+    if not python:
+        pytest.skip("set HGNETV2_HF_KERAS_PYTHON to a Python that has keras-hub")
+    return Keras(python, tmp_path_factory.mktemp("keras"))
+
+
 @pytest.fixture(scope="session")
 def dfine(tmp_path_factory):
     """Asks the real D-FINE: ``dfine("criterion", seed=1, …)`` returns its losses."""

@@ -4,7 +4,7 @@ from ..model.variants import ALIASES, ALL_VARIANTS
 from ._framework import add_command, positive_integer, probability, variant
 
 
-LAYOUT_NAMES = ["paddleclas", "paddledetection", "timm", "timm_features", "dfine", "rtdetrv2", "transformers"]
+LAYOUT_NAMES = ["paddleclas", "paddledetection", "timm", "timm_features", "dfine", "rtdetrv2", "keras", "transformers"]
 
 
 def add(commands):

@@ -3,13 +3,17 @@
 from ._framework import add_command, fail
 
 
-LAYOUT_NAMES = ["paddleclas", "timm", "dfine", "deim", "rtdetrv4", "deimv2"]
+LAYOUT_NAMES = ["paddleclas", "timm", "keras", "dfine", "deim", "rtdetrv4", "deimv2"]
 
 
 def add(commands):
     parser = add_command(commands, "export-weights", "Write a folder's weights as another program names them.")
     parser.add_argument("folder", metavar="DIR", help="a converted or fine-tuned folder")
-    parser.add_argument("output", metavar="OUT", help="the file to write: .pdparams, .safetensors, .pth, .pt or .bin")
+    parser.add_argument(
+        "output",
+        metavar="OUT",
+        help="the file to write: .pdparams, .safetensors, .pth, .pt or .bin; of KerasHub, a folder",
+    )
     parser.add_argument("--layout", choices=LAYOUT_NAMES, required=True)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser

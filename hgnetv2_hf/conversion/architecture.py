@@ -29,9 +29,11 @@ def recognise_architecture(tensors):
     fields = _pp_hgnet_trunk(shape) if "embedder.stem.0.convolution.weight" in tensors else _trunk(shape)
     if "fc.weight" in tensors or SIGNATURE in tensors:
         fields.update(decoder_fields(shape) if SIGNATURE in tensors else {"num_labels": shape.of("fc.weight", 2)[0]})
-        fields["use_last_conv"] = "last_conv.weight" in tensors
+        fields["has_keras_head"] = "last_conv.convolution.weight" in tensors
+        convolution = "last_conv.convolution.weight" if fields["has_keras_head"] else "last_conv.weight"
+        fields["use_last_conv"] = convolution in tensors
         if fields["use_last_conv"]:
-            fields["class_expand"] = shape.of("last_conv.weight", 4)[0]
+            fields["class_expand"] = shape.of(convolution, 4)[0]
     return fields
 
 

@@ -18,6 +18,7 @@ from .architecture import name_variant, recognise_architecture
 from .assumptions import OPTIONS, assume
 from .detectors import DETECTORS, recognise_detector
 from .families import FAMILY_NAMES, check_family
+from .keras_preset import check_preset
 from .layouts import (
     LAYOUTS,
     is_head,
@@ -34,6 +35,7 @@ from .paddle_detector import COMPLETED, complete
 from .paddle_inference import read_inference_model
 from .report import ConversionReport, report_on
 from .source import find_source
+from .text_recognition import declare_strides
 from .timm_folder import TimmModel, check_timm_model
 from .verification import Parity, compare_with_program
 from .verification import verify as verify_original
@@ -74,14 +76,16 @@ def convert_checkpoint(
 
     Args:
         source (`str` or `os.PathLike`): a weight file of PaddleClas or PaddleDetection (`.pdparams`), of timm, D-FINE,
-            DEIM, RT-DETRv4, DEIMv2 or RT-DETRv2 (PyTorch or safetensors), or of Transformers; a folder of timm or
-            Transformers; an inference model of Paddle, in a folder or an archive; or a published name
+            DEIM, RT-DETRv4, DEIMv2 or RT-DETRv2 (PyTorch or safetensors), of KerasHub (`.weights.h5`), or of
+            Transformers; a folder of timm, KerasHub (a preset) or Transformers; an inference model of Paddle, in a
+            folder or an archive; or a published name
             (`PPHGNetV2_B4_ssld_stage2`; `hgnetv2-hf list`), which is downloaded.
         output_dir (`str` or `os.PathLike`): the folder to write.
         variant (`str`, *optional*): insist on a variant (`"b0"` … `"b6"`, `"tiny"`, …); recognised from the tensors
             without it.
         layout (`str`, *optional*): insist on a layout (`"paddleclas"`, `"paddledetection"`, `"timm"`,
-            `"timm_features"`, `"dfine"`, `"rtdetrv2"`, `"transformers"`); recognised from the names without it.
+            `"timm_features"`, `"dfine"`, `"rtdetrv2"`, `"keras"`, `"transformers"`); recognised from the names
+            without it.
         task (`str`, *optional*): `"classification"`, `"detection"` or `"backbone"` (also of a detector); by default
             what the file holds.
         family (`"dfine"`, `"deim"`, `"rtdetrv4"` or `"deimv2"`, *optional*): the program that a whole detector with
@@ -216,6 +220,8 @@ def _read(source, weights):
     """The source with all that it declares, its tensors, what is assumed of them, and the inference model, if any."""
     if source.inference is None:
         content, place = read_weights(source.path, weights)
+        if source.keras is not None and source.keras.head_weights is not None:
+            content = {**read_weights(source.keras.head_weights)[0], **content}
         return source, content, _assumed_place(place, weights), None
     if weights is not None:
         raise ConversionError("The option weights chooses among several sets; an inference model has one.")
@@ -255,12 +261,18 @@ def _build_network(source, content, layout, task, options):
     layouts = recognise_layouts(content)
     layout = _recognise_layout(source, layout, content, layouts)
     original, others = split_detector(content, layouts[layout])
+    if task is None and source.row is not None and source.row.task == "backbone":
+        task = "backbone"
     _check_detector(source, others, task)
     tensors = rename(original, layouts[layout])
     fields = recognise_architecture(tensors)
+    declared = {**declare_strides(source.path, others, fields), **source.declared}
+    source = dataclasses.replace(source, declared=declared)
     task = _recognise_task(source, task, fields)
     if source.timm is not None:
         check_timm_model(source.timm, fields, task)
+    if source.keras is not None:
+        check_preset(source.keras, fields)
     assumed = assume(source, layouts[layout], task, fields, options)
     left_out = _left_out(tensors, others, task)
     if task == "backbone":
@@ -303,8 +315,7 @@ def _recognise_task(source, task, fields):
         raise ConversionError(
             f"{source.path} holds a backbone without a classifier (no fc.weight); use --task backbone."
         )
-    is_backbone = not has_head or (source.row is not None and source.row.task == "backbone")
-    return task or ("backbone" if is_backbone else "classification")
+    return task or ("classification" if has_head else "backbone")
 
 
 def _left_out(tensors, others, task):

@@ -10,20 +10,21 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ..errors import ConversionError, raised_as
-from ..files.atomic import atomic_file
+from ..files.atomic import atomic_file, atomic_folder, claim
 from ..model.configuration_hgnetv2 import HGNetV2Config
 from ..model.variants import PP_HGNET_VARIANTS
 from ..wording import counted
 from .architecture import missing_in_paddleclas, name_variant
 from .convert import read_checkpoint
 from .export_detector import DETECTOR_LAYOUTS, detector_tensors, is_detector
+from .keras_preset import has_keras_head, write_preset
 from .layouts import LAYOUTS, layouts_of, rename_back
 from .ml_decoder import paddleclas_ml_decoder
 from .paddle_file import write_paddle_file
 from .source import find_source
 
 
-EXPORT_LAYOUTS = ("paddleclas", "timm", *DETECTOR_LAYOUTS)
+EXPORT_LAYOUTS = ("paddleclas", "timm", "keras", *DETECTOR_LAYOUTS)
 
 
 @dataclasses.dataclass
@@ -75,9 +76,9 @@ def export_weights(
         folder (`str` or `os.PathLike`): a folder of type `hgnet_v2`, `pp_hgnet_v2` or `pp_hgnet`, classifier or
             backbone; or of a detector (`d_fine`, `deim`, `deim_v2`), for the program that computes it.
         output (`str` or `os.PathLike`): the file to write; complete or absent. Its ending decides between safetensors
-            and PyTorch (`.pth`, `.pt`, `.bin`); PaddleClas's is `.pdparams`.
-        layout (`str`, defaults to `"paddleclas"`): or `"timm"`; or `"dfine"`, `"deim"`, `"rtdetrv4"`, `"deimv2"`:
-            detectors, or backbones, whose head is left out.
+            and PyTorch (`.pth`, `.pt`, `.bin`); PaddleClas's is `.pdparams`; of KerasHub, a folder (a preset).
+        layout (`str`, defaults to `"paddleclas"`): or `"timm"`, `"keras"`; or `"dfine"`, `"deim"`, `"rtdetrv4"`,
+            `"deimv2"`: detectors, or backbones, whose head is left out.
         overwrite (`bool`, defaults to `False`): replace an existing file.
 
     Returns:
@@ -96,8 +97,8 @@ def export_weights(
     """
     if layout not in EXPORT_LAYOUTS:
         raise ValueError(f"`layout` must be one of {', '.join(EXPORT_LAYOUTS)}; got {layout!r}.")
-    write = _writer(Path(output).suffix, layout)
-    if os.path.lexists(output) and not overwrite:
+    write = _writer(Path(output).suffix, layout) if layout != "keras" else None
+    if layout != "keras" and os.path.lexists(output) and not overwrite:
         raise ConversionError(f"{output} exists already; choose another file or pass --overwrite.")
     if not os.path.isdir(folder):
         raise ConversionError(f"There is no folder {folder}.")
@@ -113,10 +114,27 @@ def export_weights(
             f"{folder} holds a PP-HGNet, which {LAYOUTS[network].title} does not know; choose one of {known}."
         )
     notes = _differences(model.config, hasattr(model, "fc"), network)
+    if layout == "keras":
+        return _export_preset(source, folder, model, output, overwrite, notes)
     tensors = rename_back(model.state_dict(), layouts[network])
     _write(write, tensors, output)
     pixels = _pixels(source.declared) if hasattr(model, "fc") and LAYOUTS[network].has_head else {}
     return ExportReport(os.fspath(folder), os.fspath(output), layout, len(tensors), notes, **pixels)
+
+
+def _export_preset(source, folder, model, output, overwrite, notes):
+    declared = {field: value for field, (value, _) in source.declared.items()}
+    preprocessing = {name: declared[name] for name in ("resample", "image_mean", "image_std") if name in declared}
+    preprocessing["image_size"] = declared.get("image_size", [declared.get("crop_size", 224)] * 2)
+    preprocessing["crops"] = "image_size" not in declared
+    if has_keras_head(model) and declared.get("resize_short") != declared.get("crop_size"):
+        notes.append(
+            f"KerasHub resizes to the crop itself: {declared['crop_size']} pixels, not "
+            f"{declared['resize_short']} with a border cut off"
+        )
+    with claim(output, folder, overwrite), atomic_folder(output) as partial:
+        count = write_preset(model, partial, preprocessing)
+    return ExportReport(os.fspath(folder), os.fspath(output), "keras", count, notes)
 
 
 def _pixels(declared):
@@ -193,6 +211,11 @@ def _differences(config, has_head, layout):
         )
     if layout == "paddleclas" and (missing := missing_in_paddleclas(config)):
         raise ConversionError(f"{title} cannot express {missing}.")
+    if has_head and layout == "keras" and not hasattr(config, "head_pooling"):
+        notes.append("the classifier is left out: KerasHub's is applied before the pooling, and this one behind it")
+        has_head = False
+    elif has_head and LAYOUTS[layout].has_head and layout != "keras" and hasattr(config, "head_pooling"):
+        raise ConversionError(f"This network's head is applied before the pooling; {title} cannot express that.")
     has_decoder = has_head and LAYOUTS[layout].has_head and hasattr(config, "decoder_queries")
     if has_decoder and layout == "timm":
         raise ConversionError(f"This network ends in an ML-Decoder; {title} cannot express that.")

@@ -1,7 +1,8 @@
 """How other programs name the tensors of the network: one table of renaming rules per layout."""
 
 import re
-from typing import NamedTuple, Optional
+from collections.abc import Callable
+from typing import NamedTuple, Optional, Union
 
 from ..errors import ConversionError
 
@@ -11,8 +12,8 @@ class Layout(NamedTuple):
 
     title: str
     signature: str  # a tensor that every file of this layout holds
-    rules: tuple[tuple[str, str], ...]
-    reverse_rules: tuple[tuple[str, str], ...]
+    rules: tuple[tuple[str, Union[str, Callable]], ...]
+    reverse_rules: tuple[tuple[str, Union[str, Callable]], ...]
     pool_padding: str  # how the program that ships these files pads the stem's max-pool: "same" or "zero"
     prefix: str = "backbone."  # of the network inside a detector
     is_anywhere: bool = False  # or the network may lie behind any other prefix: nothing else has such names
@@ -20,6 +21,7 @@ class Layout(NamedTuple):
     transposed: tuple[str, ...] = ()  # patterns of (in, out) weights of linear layers, by their new names
     has_head: bool = True
     has_counters: bool = True  # `num_batches_tracked`
+    is_keras: bool = False  # kernels are (height, width, in, out), and LAB's numbers have no dimension
 
 
 _NAMES = (
@@ -59,6 +61,14 @@ _TIMM_HEAD_BACK = (
     (r"^last_conv\.", "head.last_conv.0."),
     (r"^lab\.", "head.last_conv.2."),
     (r"^fc\.", "head.fc."),
+)
+_KERAS_VARIABLES = (  # Keras numbers them in each layer
+    ("normalization", 0, "weight"),
+    ("normalization", 1, "bias"),
+    ("normalization", 2, "running_mean"),
+    ("normalization", 3, "running_var"),
+    ("lab", 0, "scale"),
+    ("lab", 1, "bias"),
 )
 _PADDLE = {
     "rules": (*_SQUEEZE, (r"^fc\.decoder\.layers\.", "fc.layers."), *_STATISTICS, *_NAMES),
@@ -106,6 +116,48 @@ LAYOUTS = {
         is_anywhere=True,
         has_head=False,
     ),
+    "keras": Layout(
+        title="KerasHub",
+        signature="layers/hg_net_v2_embeddings/stem1_layer/normalization/vars/2",
+        rules=(
+            (r"(hg_net_v2_(?:stage|basic_layer|conv_layer|conv_layer_light))/", r"\1_0/"),
+            (r"^layers/hg_net_v2_conv_layer_0/", "last_conv/"),
+            (r"^layers/dense/vars/0$", "fc.weight"),
+            (r"^layers/dense/vars/1$", "fc.bias"),
+            (r"^layers/hg_net_v2_embeddings/(\w+)_layer/", r"embedder/\1/"),
+            (r"^layers/hg_net_v2_encoder/stages_list/hg_net_v2_stage_(\d+)/", r"encoder/stages/\1/"),
+            (r"/blocks_list/hg_net_v2_basic_layer_(\d+)/", r"/blocks/\1/"),
+            (r"/layer_list/hg_net_v2_conv_layer(?:_light)?_(\d+)/", r"/layers/\1/"),
+            (r"/(conv[12]|downsample)_layer/", r"/\1/"),
+            (r"/aggregation_squeeze_conv/", "/aggregation/0/"),
+            (r"/aggregation_excitation_conv/", "/aggregation/1/"),
+            (r"/convolution/vars/0$", "/convolution/weight"),
+            *((rf"/{part}/vars/{index}$", f"/{part}/{name}") for part, index, name in _KERAS_VARIABLES),
+            (r"^((?:embedder|encoder|last_conv)/.*)$", lambda match: match[1].replace("/", ".")),
+        ),
+        reverse_rules=(
+            (r"^((?:embedder|encoder|last_conv)\..*)$", lambda match: match[1].replace(".", "/")),
+            (r"^fc\.weight$", "layers/dense/vars/0"),
+            (r"^fc\.bias$", "layers/dense/vars/1"),
+            *((rf"/{part}/{name}$", f"/{part}/vars/{index}") for part, index, name in _KERAS_VARIABLES),
+            (r"/convolution/weight$", "/convolution/vars/0"),
+            (r"/aggregation/1/", "/aggregation_excitation_conv/"),
+            (r"/aggregation/0/", "/aggregation_squeeze_conv/"),
+            (r"/layers/(\d+)/(?=conv[12]/)", r"/layer_list/hg_net_v2_conv_layer_light_\1/"),
+            (r"/layers/(\d+)/", r"/layer_list/hg_net_v2_conv_layer_\1/"),
+            (r"/(conv[12]|downsample)/", r"/\1_layer/"),
+            (r"/blocks/(\d+)/", r"/blocks_list/hg_net_v2_basic_layer_\1/"),
+            (r"^encoder/stages/(\d+)/", r"layers/hg_net_v2_encoder/stages_list/hg_net_v2_stage_\1/"),
+            (r"^embedder/(\w+)/", r"layers/hg_net_v2_embeddings/\1_layer/"),
+            (r"^last_conv/", "layers/hg_net_v2_conv_layer/"),
+            (r"(hg_net_v2_\w+)_0/", r"\1/"),
+        ),
+        pool_padding="zero",
+        prefix="",
+        transposed=(r"fc\.weight",),
+        has_counters=False,
+        is_keras=True,
+    ),
     "transformers": Layout(
         title="Transformers",
         signature="embedder.stem1.normalization.running_mean",
@@ -137,7 +189,7 @@ PP_HGNET_LAYOUTS = {
             (r"^stem\.stem\.", "stem."),
         ),
         pool_padding="same",
-        prefix="",
+        prefix="backbone.",  # in PP-OCRv4's text detection
         transposed=("fc.weight",),
         has_counters=False,
     ),
@@ -238,7 +290,7 @@ def rename_back(tensors, layout):
         if not (is_counter(name) and not (layout.has_counters and tensor.any()))
         and (layout.has_head or not is_head(name))
     }
-    return {_apply(layout.reverse_rules, name): _oriented(name, tensor, layout) for name, tensor in kept.items()}
+    return {_apply(layout.reverse_rules, name): _oriented_back(name, tensor, layout) for name, tensor in kept.items()}
 
 
 def is_counter(name):
@@ -258,5 +310,21 @@ def _apply(rules, name):
 
 
 def _oriented(name, tensor, layout):
+    if layout.is_keras and tensor.ndim == 4:
+        return tensor.permute(3, 2, 0, 1)
+    if layout.is_keras and tensor.ndim == 0:
+        return tensor.reshape(1)
+    return _transposed(name, tensor, layout)
+
+
+def _oriented_back(name, tensor, layout):
+    if layout.is_keras and tensor.ndim == 4:
+        return tensor.permute(2, 3, 1, 0)
+    if layout.is_keras and re.search(r"\.lab\.(scale|bias)$", name):
+        return tensor.reshape(())
+    return _transposed(name, tensor, layout)
+
+
+def _transposed(name, tensor, layout):
     is_transposed = tensor.ndim == 2 and any(re.fullmatch(pattern, name) for pattern in layout.transposed)
     return tensor.t() if is_transposed else tensor

@@ -136,8 +136,9 @@ def _usage(report):
         ]
     lines.append("Stock Transformers alone refuses this model type, because it would compute something else.")
     if not report.has_lab:
+        program = "KerasHub" if report.model_type == "hgnet_v2_keras" else "PaddleClas"
         lines.append(
-            "It computes the backbone as PaddleClas does: converted with `--task backbone`, that loads in stock "
+            f"It computes the backbone as {program} does: converted with `--task backbone`, that loads in stock "
             "Transformers."
         )
     return [*lines, ""]

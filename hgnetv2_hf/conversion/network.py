@@ -14,13 +14,13 @@ from .values import checked_weight, with_memory_of_their_own
 
 
 _HEAD_FIELDS = ("num_labels", "use_last_conv", "class_expand", *ml_decoder.SHOWN_FIELDS)
-_ASSUMED_HEAD_FIELDS = ("num_labels", *ml_decoder.ASSUMED_FIELDS)
+_ASSUMED_HEAD_FIELDS = ("num_labels", "head_pooling", *ml_decoder.ASSUMED_FIELDS)
 _ASSUMED_FIELDS = ("hidden_act", "stem_strides", "stage_downsample_strides")
 _PP_HGNET_ASSUMED_FIELDS = ("hidden_act", "batch_norm_eps")
 
 
 class ModelType(NamedTuple):
-    name: str  # "hgnet_v2", "pp_hgnet_v2", "pp_hgnet_v2_ml" or "pp_hgnet"
+    name: str  # "hgnet_v2", "pp_hgnet_v2", "pp_hgnet_v2_ml", "pp_hgnet" or "hgnet_v2_keras"
     reason: str
 
 
@@ -42,6 +42,8 @@ def choose_model_type(task, fields, assumed):
     reasons = []
     if task == "classification" and "decoder_queries" in fields:
         return ModelType("pp_hgnet_v2_ml", "stock has no ML-Decoder")
+    if task == "classification" and fields["has_keras_head"]:
+        return ModelType("hgnet_v2_keras", "stock has no such head, with a convolution before the pooling")
     if fields["use_learnable_affine_block"] and value.get("pool_padding") == "same":
         reasons.append("with LAB, the padding of the stem's max-pool shows, and stock pads it with zeros")
     if task == "classification" and fields["use_last_conv"]:
@@ -58,7 +60,7 @@ def choose_model_type(task, fields, assumed):
 def build_network(model_type, task, fields, assumed, tensors):
     """
     Args:
-        model_type (`str`): `"hgnet_v2"`, `"pp_hgnet_v2"`, `"pp_hgnet_v2_ml"` or `"pp_hgnet"`.
+        model_type (`str`): `"hgnet_v2"`, `"pp_hgnet_v2"`, `"pp_hgnet_v2_ml"`, `"pp_hgnet"` or `"hgnet_v2_keras"`.
         task, fields, assumed: as in [`choose_model_type`].
         tensors (`dict[str, torch.Tensor]`): the weights under their names in Transformers.
 
@@ -81,13 +83,14 @@ def build_network(model_type, task, fields, assumed, tensors):
 
 
 def _model_class(model_type, task):
-    from ..model import modeling_hgnetv2, modeling_ml_decoder, modeling_pp_hgnet
+    from ..model import modeling_hgnetv2, modeling_keras, modeling_ml_decoder, modeling_pp_hgnet
 
     modeling, prefix = {
         "hgnet_v2": (modeling_hgnetv2, "HGNetV2"),
         "pp_hgnet_v2": (modeling_hgnetv2, "PPHGNetV2"),
         "pp_hgnet_v2_ml": (modeling_ml_decoder, "PPHGNetV2ML"),
         "pp_hgnet": (modeling_pp_hgnet, "PPHGNet"),
+        "hgnet_v2_keras": (modeling_keras, "HGNetV2Keras"),
     }[model_type]
     return getattr(modeling, prefix + ("Backbone" if task == "backbone" else "ForImageClassification"))
 
@@ -95,10 +98,10 @@ def _model_class(model_type, task):
 def _configuration(model_type, task, fields, assumed):
     """The arguments of the configuration's class."""
     is_faithful = model_type != "hgnet_v2"
-    arguments = {name: value for name, value in fields.items() if name not in _HEAD_FIELDS}
+    arguments = {name: value for name, value in fields.items() if name not in (*_HEAD_FIELDS, "has_keras_head")}
     assumed_fields = _PP_HGNET_ASSUMED_FIELDS if model_type == "pp_hgnet" else _ASSUMED_FIELDS
     arguments.update({name: assumed[name][0] for name in assumed_fields})
-    if model_type == "pp_hgnet_v2":
+    if model_type in ("pp_hgnet_v2", "hgnet_v2_keras"):
         arguments["pool_padding"] = assumed["pool_padding"][0] if "pool_padding" in assumed else "zero"
     if task == "backbone":
         return arguments

@@ -9,6 +9,7 @@ from typing import Any, Optional
 from ..errors import ConversionError
 from ..hub.published import ASSETS, PUBLISHED, Published, find_published, published_name
 from . import ml_decoder
+from .keras_preset import BACKBONE_WEIGHTS, HEAD_WEIGHTS, KerasPreset, is_preset, read_preset
 from .paddle_inference import PARAMETERS, InferenceFiles, find_inference_files, is_archive, unpack
 from .paddle_settings import read_settings
 from .timm_folder import TimmModel, read_timm_config
@@ -26,6 +27,7 @@ class Source:
     row: Optional[Published] = None
     declared: dict[str, tuple[Any, str]] = dataclasses.field(default_factory=dict)  # by files beside the weights
     timm: Optional[TimmModel] = None  # what a timm folder builds
+    keras: Optional[KerasPreset] = None  # what a preset of KerasHub builds
     inference: Optional[InferenceFiles] = None  # of an inference model
 
     @property
@@ -46,7 +48,7 @@ def find_source(source):
         `ConversionError`: there is no such file, or it cannot be fetched.
     """
     if os.path.isfile(source):
-        return _inference_model(source) or Source(source, *find_published(source))
+        return _inference_model(source) or _file_of_preset(Path(source)) or Source(source, *find_published(source))
     if os.path.isdir(source):
         return _inference_model(source) or _folder(Path(source))
     if os.path.exists(source):
@@ -82,13 +84,29 @@ def _inference_model(source):
     return Source(source if files.folder else str(files.parameters), declared=declared, inference=files)
 
 
+def _file_of_preset(path):
+    """A weight file of KerasHub stands for the preset around it."""
+    if path.name not in (BACKBONE_WEIGHTS, HEAD_WEIGHTS) or not is_preset(_read_json(path.with_name("config.json"))):
+        return None
+    return _preset(path.parent)
+
+
+def _preset(folder):
+    declared, preset = read_preset(folder, _read_json)
+    if not (folder / BACKBONE_WEIGHTS).is_file():
+        raise ConversionError(f"{folder} is a preset of KerasHub without {BACKBONE_WEIGHTS}.")
+    return Source(str(folder / BACKBONE_WEIGHTS), declared=declared, keras=preset)
+
+
 def _folder(folder):
+    config = _read_json(folder / "config.json")
+    if is_preset(config):
+        return _preset(folder)
     weights = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
     if weights is None:
         raise ConversionError(
             f"{folder} is a folder without weights (no {', '.join(_WEIGHT_FILES)} or {PARAMETERS} with its program)."
         )
-    config = _read_json(folder / "config.json")
     if "model_type" in config:
         return Source(str(weights), declared=_declared_by_transformers(folder, config))
     declared, model = read_timm_config(config)
@@ -111,14 +129,14 @@ def _declared_by_transformers(folder, config):
     """What no tensor shows and the folder's own configuration says, saved by this package or by stock Transformers."""
     if isinstance(config.get("backbone_config"), dict):  # a detector
         config = config["backbone_config"]
-    if config.get("model_type") not in ("hgnet_v2", "pp_hgnet_v2", "pp_hgnet_v2_ml", "pp_hgnet"):
+    if config.get("model_type") not in ("hgnet_v2", "pp_hgnet_v2", "pp_hgnet_v2_ml", "pp_hgnet", "hgnet_v2_keras"):
         return {}
     if config["model_type"] == "hgnet_v2" and config.get("hidden_act", "relu") != "relu":
         raise ConversionError(
             f"{folder} was saved by stock Transformers with hidden_act {config['hidden_act']!r}, which reaches the "
             "stem only there; no configuration of this package computes that."
         )
-    fields = ("hidden_act", "dropout_prob", "id2label", *ml_decoder.ASSUMED_FIELDS)
+    fields = ("hidden_act", "dropout_prob", "head_pooling", "id2label", *ml_decoder.ASSUMED_FIELDS)
     if config["model_type"] == "pp_hgnet":
         fields += ("batch_norm_eps",)
     else:

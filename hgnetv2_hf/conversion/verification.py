@@ -21,6 +21,7 @@ from ..model.variants import PP_HGNET_STAGE_FIELDS, PP_HGNET_VARIANTS, STAGE_FIE
 from ..wording import counted, sentence
 from .architecture import missing_in_paddleclas
 from .detectors import DETECTORS, rename_detector
+from .keras_preset import has_keras_head, write_preset
 from .layouts import LAYOUTS, is_counter, is_head, layouts_of, rename, rename_back
 from .ml_decoder import paddleclas_ml_decoder
 from .paddle_detector import PREFIX, exact_constant, inverse_sigmoid_of
@@ -30,6 +31,7 @@ from .timm_folder import TimmModel
 
 
 TOLERANCE = 1e-9  # relative to the largest magnitude, in float64
+KERAS_PYTHON = "HGNETV2_HF_KERAS_PYTHON"  # the same for KerasHub
 PADDLE_PYTHON = "HGNETV2_HF_PADDLE_PYTHON"  # names an interpreter that has PaddlePaddle and PaddleClas
 
 
@@ -320,16 +322,35 @@ def _ask_paddleclas(question):
         write_paddle_file(tensors, checkpoint)
         np.savez(request, checkpoint=checkpoint, **_paddleclas_request(question, tensors))
         script = Path(__file__).with_name("run_paddleclas.py")
-        try:
-            run = subprocess.run([python, str(script), request, answer], capture_output=True, text=True, check=False)
-        except OSError as error:
-            raise ConversionError(f"Cannot run {python} for PaddleClas: {error.strerror or error}.") from error
-        if run.returncode:
-            reason = (run.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise ConversionError(f"PaddleClas failed in {python}: {reason}.")
-        with np.load(answer) as arrays:
-            arrays = dict(arrays)
+        arrays = _run([python, str(script), request, answer], "PaddleClas")
     return f"PaddleClas {arrays.pop('version')}", arrays
+
+
+def _ask_keras(question):
+    python = os.environ.get(KERAS_PYTHON)
+    if not python:
+        raise NotComparable(f"KerasHub was not run: {KERAS_PYTHON} names no Python that has it")
+    with tempfile.TemporaryDirectory() as folder:
+        preset, request, answer = Path(folder) / "preset", Path(folder) / "request.npz", Path(folder) / "answer.npz"
+        preset.mkdir()
+        write_preset(question.model, preset)  # KerasHub gets what was written here, never the source itself
+        np.savez(request, pixel_values=question.pixel_values.numpy(), dtype="float64")
+        script = Path(__file__).with_name("run_kerashub.py")
+        arrays = _run([python, str(script), str(preset), str(request), str(answer)], "KerasHub")
+    return f"KerasHub {arrays.pop('version')}", arrays
+
+
+def _run(command, title):
+    """The arrays that a program writes to its last argument."""
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ConversionError(f"Cannot run {command[0]} for {title}: {error.strerror or error}.") from error
+    if run.returncode:
+        reason = (run.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ConversionError(f"{title} failed in {command[0]}: {reason}.")
+    with np.load(command[-1]) as arrays:
+        return dict(arrays)
 
 
 def _paddleclas_tensors(question):
@@ -377,6 +398,8 @@ def _ask_timm(question):
         raise NotComparable("timm was not run: it is not installed here")
     if not config.has_default_strides() or config.hidden_act != "relu" or getattr(config, "dropout_prob", 0.0):
         raise NotComparable("timm was not run: it cannot express these strides, this activation or this dropout")
+    if has_keras_head(question.model):
+        raise NotComparable("timm was not run: its head is applied behind the pooling")
     if len(config.stage_in_channels) > _TIMM_STAGES or hasattr(config, "decoder_queries"):
         raise NotComparable("timm was not run: it has four stages, and no ML-Decoder")
     import timm
@@ -473,6 +496,7 @@ class _Arithmetic(NamedTuple):
 
 _PADDLECLAS = (_ask_paddleclas, _Arithmetic(float("-inf"), PADDLE_EPSILON))
 _TIMM = (_ask_timm, _Arithmetic(0.0, 1e-5))
+_KERAS = (_ask_keras, _Arithmetic(0.0, 1e-5))
 # Per layout: the programs to ask. timm holds the network of D-FINE and RT-DETRv2 too.
 _ORIGINALS = {
     "paddleclas": (_PADDLECLAS, _TIMM),
@@ -481,6 +505,7 @@ _ORIGINALS = {
     "timm_features": (_TIMM,),
     "dfine": (_TIMM,),
     "rtdetrv2": (_TIMM,),
+    "keras": (_KERAS, _TIMM),
     "transformers": ((_ask_stock_transformers, _Arithmetic(0.0, 1e-5)),),
 }
 _PP_HGNET_ORIGINALS = {

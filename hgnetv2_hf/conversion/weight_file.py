@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from ..errors import ConversionError
 from ..wording import sentence
+from .keras_weights import SIGNATURE as _HDF5
+from .keras_weights import read_keras_weights
 from .nesting import Place, choose_weights, strip_prefixes
 from .paddle_file import read_nested_paddle_file
 
@@ -25,7 +27,7 @@ def read_weights(
     path: Union[str, os.PathLike], weights: Optional[str] = None
 ) -> tuple[dict[str, torch.Tensor], Place]:
     """
-    Reads the tensors of a Paddle (`.pdparams`), PyTorch (`.pth`, `.pt`, `.bin`) or safetensors file.
+    Reads the tensors of a Paddle (`.pdparams`), PyTorch (`.pth`, `.pt`, `.bin`), safetensors or Keras (`.h5`) file.
 
     Args:
         path (`str` or `os.PathLike`): the file.
@@ -51,6 +53,9 @@ def read_weights(
         tensors, taken, place = _read_torch_file(path, True, weights)
     elif start.startswith(_OLD_TORCH):
         tensors, taken, place = _read_torch_file(path, False, weights)
+    elif start.startswith(_HDF5):
+        tensors = read_keras_weights(path)
+        taken, place = choose_weights(path, tensors, torch.Tensor, weights)
     elif _is_safetensors(start, size):
         tensors = _read_safetensors(path)
         taken, place = choose_weights(path, tensors, torch.Tensor, weights)

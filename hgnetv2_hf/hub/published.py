@@ -88,6 +88,10 @@ def _backbone(layout, base_url, variant, file_name):
     return Published(variant, file_name, layout, "backbone", url=base_url + file_name)
 
 
+def _text(variant, file_name, layout="paddledetection"):
+    return Published(variant, file_name, layout, "backbone", url=PADDLEX_URL + file_name)
+
+
 def _detector(layout, base_url, variant, file_name, labels, ap):
     return Published(variant, file_name, layout, "detection", labels=labels, ap=ap, url=base_url + file_name)
 
@@ -182,6 +186,10 @@ PUBLISHED = {
     "PPHGNetV2_L_ssld_pretrained": _paddledetection_backbone("b4", "PPHGNetV2_L_ssld_pretrained.pdparams"),
     "PPHGNetV2_X_ssld_pretrained": _paddledetection_backbone("b5", "PPHGNetV2_X_ssld_pretrained.pdparams"),
     "PPHGNetV2_H_ssld_pretrained": _paddledetection_h_backbone("b6", "PPHGNetV2_H_ssld_pretrained.pdparams"),
+    # PaddleX's networks that find and read text, of which the backbone converts: variant, file.
+    "PP-OCRv5_server_det": _text("b4", "PP-OCRv5_server_det_pretrained.pdparams"),
+    "PP-OCRv5_server_rec": _text("b4", "PP-OCRv5_server_rec_pretrained.pdparams"),
+    "PP-OCRv4_server_det": _text("small", "PP-OCRv4_server_det_pretrained.pdparams", "paddleclas"),
     # D-FINE's detectors, on COCO, on Objects365 and then COCO, on Objects365: variant, file, labels, AP.
     "dfine_n_coco": _dfine("b0", "dfine_n_coco.pth", "coco", 42.8),
     "dfine_s_coco": _dfine("b0", "dfine_s_coco.pth", "coco", 48.5),

@@ -130,7 +130,7 @@ def load_embedder(model, dtype="float32", device=None):
             return _load_exported(model, name, dtype, device)
         check_name(model)
         config = AutoConfig.from_pretrained(model)
-        if config.model_type not in ("hgnet_v2", "pp_hgnet_v2", "pp_hgnet_v2_ml", "pp_hgnet"):
+        if config.model_type not in ("hgnet_v2", "pp_hgnet_v2", "pp_hgnet_v2_ml", "pp_hgnet", "hgnet_v2_keras"):
             raise InferenceError(f"{name} holds a {config.model_type} model, no classifier or backbone of HGNetV2.")
         network, found = AutoModel.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
         if lacking := sorted(each for each in found["missing_keys"] if not each.endswith("num_batches_tracked")):

@@ -25,6 +25,8 @@ CODE_FILES = (
 PP_HGNET_CODE_FILES = (*CODE_FILES, "configuration_pp_hgnet.py", "modeling_pp_hgnet.py")
 # What a folder of a multi-label classifier carries.
 ML_DECODER_CODE_FILES = (*CODE_FILES, "configuration_ml_decoder.py", "modeling_ml_decoder.py")
+# What a folder of a classifier of KerasHub carries.
+KERAS_CODE_FILES = (*CODE_FILES, "configuration_keras.py", "modeling_keras.py")
 # What a folder of a detector carries. Its backbone is of a stock type, whose code comes with Transformers.
 DETECTOR_CODE_FILES = (
     "compat.py",
@@ -58,6 +60,12 @@ AUTO_MAPS = {
         "AutoModel": "modeling_ml_decoder.PPHGNetV2MLModel",
         "AutoBackbone": "modeling_ml_decoder.PPHGNetV2MLBackbone",
         "AutoModelForImageClassification": "modeling_ml_decoder.PPHGNetV2MLForImageClassification",
+    },
+    "hgnet_v2_keras": {
+        "AutoConfig": "configuration_keras.HGNetV2KerasConfig",
+        "AutoModel": "modeling_keras.HGNetV2KerasModel",
+        "AutoBackbone": "modeling_keras.HGNetV2KerasBackbone",
+        "AutoModelForImageClassification": "modeling_keras.HGNetV2KerasForImageClassification",
     },
     "deim": {
         "AutoConfig": "configuration_deim.DEIMConfig",

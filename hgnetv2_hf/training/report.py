@@ -110,6 +110,7 @@ _TAGS = {
     "hgnet_v2": ["hgnet_v2", "pp-hgnetv2"],
     "pp_hgnet_v2": ["pp_hgnet_v2", "pp-hgnetv2"],
     "pp_hgnet": ["pp_hgnet", "pp-hgnet"],
+    "hgnet_v2_keras": ["hgnet_v2_keras", "pp-hgnetv2"],
 }
 
 
