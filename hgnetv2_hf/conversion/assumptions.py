@@ -59,7 +59,7 @@ def assume(source, layout, task, fields, options):
         defaults["pool_padding"] = (layout.pool_padding, _why_padding(layout))
     if has_dropout:
         defaults["dropout_prob"] = _dropout(layout, name_variant(fields))
-    if task == "classification" and fields["has_keras_head"]:
+    if task == "classification" and fields.get("has_keras_head"):
         defaults["head_pooling"] = ("avg", "KerasHub's default")
     has_decoder = task == "classification" and "decoder_queries" in fields
     if has_decoder:

@@ -42,7 +42,7 @@ def choose_model_type(task, fields, assumed):
     reasons = []
     if task == "classification" and "decoder_queries" in fields:
         return ModelType("pp_hgnet_v2_ml", "stock has no ML-Decoder")
-    if task == "classification" and fields["has_keras_head"]:
+    if task == "classification" and fields.get("has_keras_head"):
         return ModelType("hgnet_v2_keras", "stock has no such head, with a convolution before the pooling")
     if fields["use_learnable_affine_block"] and value.get("pool_padding") == "same":
         reasons.append("with LAB, the padding of the stem's max-pool shows, and stock pads it with zeros")

@@ -246,7 +246,7 @@ def test_the_real_kerashub_loads_what_is_written_and_computes_the_same(keras, tm
     hgnetv2_hf.HGNetV2ImageProcessor(size={"shortest_edge": 64}, crop_size=64).save_pretrained(tmp_path / "ours")
     export_weights(tmp_path / "ours", tmp_path / "preset", layout="keras")
     pixel_values = np.random.RandomState(0).normal(size=(2, 3, 96, 113)).astype("float32")
-    for backend, dtype, bound in (("tensorflow", "float64", 1e-9), ("torch", "float32", 1e-6)):
+    for backend, dtype, bound in (("tensorflow", "float64", 1e-9), ("torch", "float32", 5e-6)):  # rounding
         if not keras.has(backend):
             continue
         answer = keras.ask(backend, tmp_path / "preset", pixel_values=pixel_values, dtype=dtype)

@@ -141,7 +141,11 @@ def test_what_no_tensor_shows_is_that_of_the_program_and_variant(layout, variant
 
 
 def test_the_published_rows_have_the_preprocessing_of_their_configurations():
-    sides = {name: row.resize_short for name, row in PUBLISHED.items() if row.variant in PP_HGNET_VARIANTS}
+    sides = {
+        name: row.resize_short
+        for name, row in PUBLISHED.items()
+        if row.variant in PP_HGNET_VARIANTS and row.task == "classification"
+    }
     assert sides.pop("PPHGNet_small") == sides.pop("PPHGNet_small_ssld") == sides.pop("PPHGNet_base_ssld") == 236
     assert len(sides) == 7 and set(sides.values()) == {232}
 
