@@ -1,6 +1,7 @@
 """What no tensor shows, each value with where it comes from."""
 
 import json
+from math import isfinite
 from pathlib import Path
 
 from ..errors import ConversionError
@@ -45,6 +46,8 @@ def assume(source, layout, task, fields, options):
         `ConversionError`: an option does not fit the network.
     """
     has_dropout = task == "classification" and fields["use_last_conv"]
+    if task == "backbone" and (options["dropout_prob"] or options["decoder_attention_heads"]):
+        raise ConversionError("The options dropout and num_heads are for classifiers; a backbone alone takes neither.")
     if options["dropout_prob"] and not has_dropout:
         raise ConversionError(
             "PaddleClas drops out only behind its last convolution, which this network does not have."
@@ -123,8 +126,10 @@ def _per_channel(field, values, reason, channels):
             "grey: only its network converts (--task backbone)."
         )
     values = list(values) if isinstance(values, (list, tuple)) else [values]
-    if not all(isinstance(value, (int, float)) for value in values):
-        raise ConversionError(f"The {field} from {reason} holds something that is not a number.")
+    is_std = field == "image_std"
+    if not all(type(value) in (int, float) and isfinite(value) and (value > 0 or not is_std) for value in values):
+        kind = "a positive number" if is_std else "a number"
+        raise ConversionError(f"The {field} ({reason}) holds something that is not {kind}.")
     if len(values) == channels:
         return values, reason
     if len(values) == 1:
@@ -132,7 +137,7 @@ def _per_channel(field, values, reason, channels):
     if channels == 1:
         return [sum(values) / len(values)], f"{reason}, averaged over the channels as timm does"
     raise ConversionError(
-        f"The {field} from {reason} has {counted(len(values), 'value')}; the network takes "
+        f"The {field} ({reason}) has {counted(len(values), 'value')}; the network takes "
         f"{counted(channels, 'channel')}."
     )
 

@@ -32,7 +32,7 @@ from .layouts import (
 from .model_card import model_card
 from .network import build_image_processor, build_network, choose_model_type, some
 from .paddle_detector import COMPLETED, complete
-from .paddle_inference import read_inference_model
+from .paddle_inference import naming, read_inference_model
 from .report import ConversionReport, report_on
 from .source import find_source
 from .text_recognition import declare_strides
@@ -225,7 +225,8 @@ def _read(source, weights):
         return source, content, _assumed_place(place, weights), None
     if weights is not None:
         raise ConversionError("The option weights chooses among several sets; an inference model has one.")
-    model = read_inference_model(source.inference)
+    with naming(source.path, source.inference.folder):
+        model = read_inference_model(source.inference)
     source = dataclasses.replace(source, declared={**model.declared, **source.declared})
     return source, model.tensors, model.assumed, model
 

@@ -13,6 +13,7 @@ from .keras_weights import write_keras_weights
 from .layouts import LAYOUTS, is_head, rename_back
 
 
+_LARGEST_SIDE = 4096  # pixels
 BACKBONE_WEIGHTS, HEAD_WEIGHTS = "model.weights.h5", "task.weights.h5"
 _BACKBONE, _CLASSIFIER = "keras_hub>HGNetV2Backbone", "keras_hub>HGNetV2ImageClassifier"
 _REASON = "{} of KerasHub"
@@ -68,8 +69,13 @@ def read_preset(folder, read_json):
             declared.update(_declared_head(classifier))
         if converter:
             declared.update(_preprocessing(folder, converter["config"]))
-    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise ConversionError(f"{folder} holds something that KerasHub does not write: {error!r}.") from error
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise ConversionError(f"{folder} holds something that KerasHub does not write: {error!r:.150}.") from error
+    if classifier is not None and not (folder / HEAD_WEIGHTS).is_file():
+        raise ConversionError(
+            f"{folder / 'task.json'} builds a classifier, whose weights ({HEAD_WEIGHTS}) are not there; without "
+            "task.json, the folder converts as a backbone."
+        )
     if backbone["hidden_act"] != "relu":
         raise ConversionError(
             f"{folder}/config.json says hidden_act {str(backbone['hidden_act'])[:40]!r}, which reaches the stem only "
@@ -102,6 +108,8 @@ def _preprocessing(folder, converter):
     if converter["image_size"] is None:
         return {field: (value, reason) for field, value in declared.items()}
     height, width = (int(side) for side in converter["image_size"])
+    if not 0 < min(height, width) <= max(height, width) <= _LARGEST_SIDE:
+        raise ValueError(f"an image_size of {height:.3g}×{width:.3g}")
     if converter["pad_to_aspect_ratio"] or (converter["crop_to_aspect_ratio"] and height != width):
         raise ConversionError(
             f"{folder}/image_converter.json pads images, or crops them to {height}×{width}; only squares, and sizes "

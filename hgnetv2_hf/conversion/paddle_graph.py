@@ -110,7 +110,11 @@ def _named(operation, result):
 def _before_the_end(program):
     """What is returned through a softmax or sigmoid, and the value before that."""
     returned = {operation.inputs[0] for operation in program.operations if operation.kind == "fetch"}
-    ends = (operation for operation in program.operations if operation.kind in ("softmax", "sigmoid"))
+    ends = (
+        operation
+        for operation in program.operations
+        if operation.kind == "sigmoid" or (operation.kind == "softmax" and operation.attributes.get("axis") in (-1, 1))
+    )
     return {end.outputs[0]: end.inputs[0] for end in ends if end.outputs[0] in returned}
 
 

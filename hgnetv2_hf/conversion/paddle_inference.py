@@ -5,6 +5,7 @@ PaddleClas's names, or of a detector PaddleDetection's, are dealt out over Paddl
 count the layers of a kind in the order of construction, in PaddleClas that of the network's own state dict.
 """
 
+import contextlib
 import functools
 import lzma
 import os
@@ -24,7 +25,7 @@ from ..model.variants import DOWNSAMPLE_STRIDE
 from .layouts import LAYOUTS, is_counter, rename_back
 from .paddle_detector import MOST_CLONES, PREFIX, detector_layers, name_constants
 from .paddle_graph import check_operations
-from .paddle_program import Program, named_parameters, read_parameters, read_program
+from .paddle_program import Program, is_parameters, named_parameters, read_parameters, read_program
 
 
 PROGRAMS = (".json", ".pdmodel")
@@ -66,10 +67,12 @@ def find_inference_files(path):
     """
     path = Path(path)
     if path.is_dir():
-        found = sorted(path.glob(f"*{PARAMETERS}"))
-        programs = [each for kind in PROGRAMS for each in sorted(path.glob(f"*{kind}")) if _is_program(each)]
+        found = sorted(path.glob(f"[!.]*{PARAMETERS}"))  # a name with a dot before it is macOS's doing
+        programs = [each for kind in PROGRAMS for each in sorted(path.glob(f"[!.]*{kind}")) if _is_program(each)]
         if not found and not programs:
             return None
+        if len(found) == 1 and not programs:
+            return _beside(found[0])
         if len(found) != 1 or len({each.stem for each in programs}) != 1 or programs[0].stem != found[0].stem:
             names = ", ".join(each.name for each in [*programs, *found][:6])
             raise ConversionError(
@@ -77,13 +80,21 @@ def find_inference_files(path):
                 f"({PARAMETERS}) of one name: it holds {names}."
             )
         return _beside(found[0])
-    if path.suffix == PARAMETERS:
+    if path.suffix == PARAMETERS or _starts_as_parameters(path):
         return _beside(path)
     if path.suffix in PROGRAMS and _is_program(path):
         if not path.with_suffix(PARAMETERS).is_file():
             raise ConversionError(f"{path} is a program without weights: {path.stem}{PARAMETERS} is not beside it.")
         return _beside(path.with_suffix(PARAMETERS))._replace(program=path)
     return None
+
+
+def _starts_as_parameters(path):
+    try:
+        with open(path, "rb") as file:
+            return is_parameters(file.read(16))
+    except OSError:
+        return False
 
 
 def _is_program(path):
@@ -102,9 +113,24 @@ def _beside(parameters):
     return InferenceFiles(parameters, programs[0] if programs else None, settings[0] if settings else None)
 
 
+@contextlib.contextmanager
+def naming(archive, folder):
+    """Errors name the archive, and not the temporary folder with what was in it."""
+    try:
+        yield
+    except ConversionError as error:
+        if folder is None:
+            raise
+        text = str(error).replace(f"{folder.name}/", f"{archive}: ").replace(folder.name, str(archive))
+        raise ConversionError(text) from error
+
+
 def is_archive(path):
     """Whether this is a `.tar` file, gzipped or not, by its content."""
-    return os.path.isfile(path) and tarfile.is_tarfile(path)
+    try:
+        return os.path.isfile(path) and tarfile.is_tarfile(path)
+    except (EOFError, OSError, zlib.error, lzma.LZMAError):  # compressed, and cut off at its beginning
+        return True
 
 
 def unpack(path):
@@ -124,9 +150,7 @@ def unpack(path):
     folder = tempfile.TemporaryDirectory(prefix="hgnetv2-hf-")
     try:
         with tarfile.open(path) as archive:
-            members = [member for member in archive if member.isfile() and _is_wanted(Path(member.name).name)]
-            if sum(member.size for member in members) > _MOST_BYTES:
-                raise ConversionError(f"{path} unfolds to more than any network has ({_MOST_BYTES // 2**30} GB).")
+            members = [each for each in _members(path, archive) if each.isfile() and _is_wanted(Path(each.name).name)]
             for member in members:
                 target = Path(folder.name) / Path(member.name).name
                 if target.exists():
@@ -135,17 +159,34 @@ def unpack(path):
                     shutil.copyfileobj(source, file)
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise ConversionError(f"{path} cannot be unpacked: {str(error) or error!r:.150}.") from error
-    files = find_inference_files(folder.name)
+    with naming(path, folder):
+        files = find_inference_files(folder.name)
     if files is None:
         raise ConversionError(f"{path} is an archive without an inference model of Paddle ({PARAMETERS}).")
     return files._replace(folder=folder)
 
 
-_MOST_BYTES = 4 * 2**30  # the largest network has 0.3 GB
+_MOST_BYTES, _MOST_MEMBERS = 4 * 2**30, 1000  # the largest network has 0.3 GB, in four files
+_BLOCK = 512
+
+
+def _members(path, archive):
+    """All members, up to the archive's own end: what is cut off, or fails a checksum, is no archive."""
+    members, size = [], 0
+    for member in archive:
+        members.append(member)
+        size += member.size
+        if size > _MOST_BYTES or len(members) > _MOST_MEMBERS:
+            raise ConversionError(f"{path} unfolds to more than any network has ({_MOST_BYTES // 2**30} GB).")
+    if archive.fileobj.tell() < archive.offset + _BLOCK:  # behind the last member lies a block of zeros
+        raise EOFError("it ends too early")
+    while archive.fileobj.read(2**20):
+        pass
+    return members
 
 
 def _is_wanted(name):
-    return name.endswith((PARAMETERS, *PROGRAMS)) or name in SETTINGS
+    return not name.startswith(".") and (name.endswith((PARAMETERS, *PROGRAMS)) or name in SETTINGS)
 
 
 def read_inference_model(files):

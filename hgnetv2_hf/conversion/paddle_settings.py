@@ -12,7 +12,7 @@ from ..files.yaml_file import read_yaml
 _LARGEST = 2**18  # bytes; a thousand classes take 40,000
 _LARGEST_SIDE = 4096  # pixels
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # of PIL
-_WITHOUT_EFFECT = ("DecodeImage", "ToCHWImage", "KeepKeys")
+_WITHOUT_EFFECT = ("ToCHWImage", "KeepKeys")
 _ROUNDING = 1e-6
 
 
@@ -38,19 +38,20 @@ def read_settings(path):
                 declared.update(_DETECTOR_STEPS[name](path, **arguments))
             elif name != "Permute":
                 raise ConversionError(f"{path} prepares images with {name!r:.40}, which is not computed here.")
-        if settings.get("label_list"):
-            declared["id2label"] = {index: str(name) for index, name in enumerate(settings["label_list"])}
-        for step in settings.get("PreProcess", {}).get("transform_ops", []):
+        labels = [settings.get("label_list")]
+        for step in (settings.get("PreProcess") or {}).get("transform_ops") or []:
             ((name, arguments),) = step.items()
+            if name == "ResizeImage" and "crop_size" in declared:
+                raise ConversionError(f"{path} crops images before it resizes them, which is not computed here.")
             if name in _STEPS:
                 declared.update(_STEPS[name](path, **(arguments or {})))
             elif name not in _WITHOUT_EFFECT:
                 raise ConversionError(f"{path} prepares images with {name!r:.40}, which is not computed here.")
-        for arguments in (settings.get("PostProcess") or {}).values():
-            names = (arguments or {}).get("label_list")
-            if names:
-                declared["id2label"] = {index: str(name) for index, name in enumerate(names)}
-    except (AttributeError, TypeError, ValueError, KeyError) as error:
+        labels += [(arguments or {}).get("label_list") for arguments in (settings.get("PostProcess") or {}).values()]
+        labels = [each for each in labels if each]
+        if labels:
+            declared["id2label"] = _labels(path, labels)
+    except (AttributeError, TypeError, ValueError, KeyError, ArithmeticError) as error:
         raise ConversionError(f"{path} holds something that Paddle does not write: {error!r:.150}.") from error
     return {
         field: value if isinstance(value, tuple) else (value, f"read from {path.name}")
@@ -58,23 +59,52 @@ def read_settings(path):
     }
 
 
+def _labels(path, lists):
+    """The names, which are read as YAML reads them: `yes` is no text there."""
+    names = lists[0]
+    if not isinstance(names, list) or not all(type(name) in (str, int, float) for name in names):
+        raise ConversionError(f"{path} holds a label_list that is no list of names.")
+    if any(other != names for other in lists[1:]):
+        raise ConversionError(f"{path} holds two lists of names that differ.")
+    return {index: str(name) for index, name in enumerate(names)}
+
+
+def _pixels(value):
+    """Whole numbers of pixels, of one side or several."""
+    sides = value if isinstance(value, list) else [value]
+    if not 0 < len(sides) <= 3 or not all(type(side) in (int, float) and side == int(side) for side in sides):
+        raise ValueError("a size that is not one")
+    sides = [int(side) for side in sides]
+    if not 0 < min(sides) <= max(sides) <= _LARGEST_SIDE:
+        raise ValueError("a size that no image has")
+    return sides
+
+
+def _decode(path, to_rgb=True, **_):
+    if to_rgb is False:
+        raise ConversionError(f"{path} hands images over as BGR; the networks here take RGB.")
+    return {}
+
+
 def _resize(path, resize_short=None, size=None, interpolation=None, backend="cv2", **_):
     if not resize_short or size:
-        raise ConversionError(f"{path} resizes images to {size!r:.40} whatever their sides; --resize-short does not.")
+        sides = "×".join(map(str, _pixels(size)))
+        raise ConversionError(f"{path} resizes images to {sides} whatever their sides; --resize-short does not.")
+    (resize_short,) = _pixels(resize_short)
     name = (interpolation or "bilinear").lower()
     if name not in _FILTERS:
         raise ConversionError(f"{path} resizes images with the filter {name!r:.40}, which is not computed here.")
     filter_ = _FILTERS[name]
     if backend.lower() != "pil":
         reason = f"read from {path.name}, whose program resizes with OpenCV's filter of that name, not PIL's"
-        return {"resize_short": int(resize_short), "resample": (filter_, reason)}
-    return {"resize_short": int(resize_short), "resample": filter_}
+        return {"resize_short": resize_short, "resample": (filter_, reason)}
+    return {"resize_short": resize_short, "resample": filter_}
 
 
 def _crop(path, size, **_):
-    sides = {int(side) for side in (size if isinstance(size, list) else [size])}
+    sides = set(_pixels(size))
     if len(sides) != 1:
-        raise ConversionError(f"{path} crops images to {size!r:.40}; only square crops are supported.")
+        raise ConversionError(f"{path} crops images to {'×'.join(map(str, size))}; only square crops are supported.")
     return {"crop_size": sides.pop()}
 
 
@@ -85,10 +115,12 @@ def _normalize(path, scale=1 / 255, mean=None, std=None, order="", **_):
     if abs(scale * 255 - 1) > _ROUNDING or order not in ("", "chw", "hwc", None):
         raise ConversionError(f"{path} scales pixels by {scale!r:.40}; only 1/255 is computed here.")
     declared = {"image_mean": mean, "image_std": std}
+    if not all(values is None or isinstance(values, list) for values in declared.values()):
+        raise ValueError("a mean that is no list")
     return {field: [float(each) for each in values] for field, values in declared.items() if values is not None}
 
 
-_STEPS = {"ResizeImage": _resize, "CropImage": _crop, "NormalizeImage": _normalize}
+_STEPS = {"DecodeImage": _decode, "ResizeImage": _resize, "CropImage": _crop, "NormalizeImage": _normalize}
 
 
 _OPENCV_FILTERS = {0: 0, 1: 2, 2: 3, 4: 1}  # nearest, bilinear, bicubic and Lanczos, by PIL's numbers
@@ -101,9 +133,7 @@ def _resize_to(path, target_size, keep_ratio=True, interp=1, **_):
         raise ConversionError(
             f"{path} resizes images with OpenCV's filter {interp!r:.40}, which is not computed here."
         )
-    height, width = (int(side) for side in target_size)
-    if not 0 < min(height, width) <= max(height, width) <= _LARGEST_SIDE:
-        raise ConversionError(f"{path} resizes images to {target_size!r:.40} pixels, which no detector takes.")
+    height, width = _pixels(target_size)
     reason = f"read from {path.name}, whose program resizes with OpenCV's filter of that name, not PIL's"
     return {"image_size": [height, width], "resample": (_OPENCV_FILTERS[interp], reason)}
 

@@ -10,7 +10,7 @@ from ..errors import ConversionError
 from ..hub.published import ASSETS, PUBLISHED, Published, find_published, published_name
 from . import ml_decoder
 from .keras_preset import BACKBONE_WEIGHTS, HEAD_WEIGHTS, KerasPreset, is_preset, read_preset
-from .paddle_inference import PARAMETERS, InferenceFiles, find_inference_files, is_archive, unpack
+from .paddle_inference import PARAMETERS, InferenceFiles, find_inference_files, is_archive, naming, unpack
 from .paddle_settings import read_settings
 from .timm_folder import TimmModel, read_timm_config
 
@@ -80,7 +80,8 @@ def _inference_model(source):
         raise ConversionError(
             f"{source} holds {others[0]} beside {files.parameters.name}; name the file of the two that is meant."
         )
-    declared = read_settings(files.settings) if files.settings is not None else {}
+    with naming(source, files.folder):
+        declared = read_settings(files.settings) if files.settings is not None else {}
     return Source(source if files.folder else str(files.parameters), declared=declared, inference=files)
 
 

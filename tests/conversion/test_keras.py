@@ -51,6 +51,27 @@ def change(path, *keys, value):
     path.write_text(json.dumps(content))
 
 
+@pytest.mark.parametrize("value, words", [(-0.5, "negative variance"), (float("nan"), "not finite")])
+def test_values_that_would_compute_nan_are_refused(preset, tmp_path, value, words):
+    def spoil(name, node):
+        if isinstance(node, h5py.Dataset) and name.startswith("layers/") and name.endswith("vars/3") and not spoiled:
+            node[0] = value
+            spoiled.append(name)
+
+    spoiled = []
+    with h5py.File(preset / "model.weights.h5", "r+") as file:
+        file.visititems(spoil)
+    assert spoiled
+    with pytest.raises(ConversionError, match=words):
+        convert_checkpoint(preset, tmp_path / "out")
+
+
+def test_a_classifier_without_its_head_is_refused(preset, tmp_path):
+    (preset / "task.weights.h5").unlink()
+    with pytest.raises(ConversionError, match="are not there"):
+        convert_checkpoint(preset, tmp_path / "out")
+
+
 def small(**options):
     config = hgnetv2_hf.HGNetV2KerasConfig(**{**TINY_FIELDS, "class_expand": 24, "num_labels": 3, **options})
     return randomize(hgnetv2_hf.HGNetV2KerasForImageClassification(config).eval())

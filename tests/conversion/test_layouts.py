@@ -231,7 +231,7 @@ BAD_VALUES = {"beyond float32": ("conv", 1e300), "negative variance": ("variance
 
 
 @pytest.mark.parametrize("words", BAD_VALUES)
-@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+@pytest.mark.parametrize("layout", [name for name in LAYOUT_NAMES if name != "keras"])  # whose files are HDF5's
 def test_values_that_would_compute_inf_or_nan_are_refused(tiny, tmp_path, layout, words):
     kind, value = BAD_VALUES[words]
     path = write_as(tiny, layout, tmp_path, backbone=not LAYOUTS[layout].has_head)
@@ -354,7 +354,7 @@ def test_a_classifier_of_grey_images_works_in_pipeline(with_channels, tmp_path, 
     [
         (4, {}, "takes images of 4 channels.*--task backbone"),
         (2, {}, "takes images of 2 channels"),
-        (3, {"mean": [0.5] * 4}, "image_mean from config.json of timm has 4 values"),
+        (3, {"mean": [0.5] * 4}, "config.json of timm\\) has 4 values"),
         (3, {"mean": "wrong"}, "config.json holds something"),
     ],
 )

@@ -158,7 +158,7 @@ def test_the_backbone_of_an_exported_detector_converts_alone(export, golden, tmp
         ("interp: 1", "interp: 3", "filter 3"),
         ("[64, 64]", "[800, 800]", "anchors in the file are those of"),
         ("[64, 64]", "64", "does not write"),
-        ("[64, 64]", "[64, 6400000]", "no detector takes"),
+        ("[64, 64]", "[64, 6400000]", "no image has"),
         ("norm_type: none", "norm_type: mean_std, is_scale: false", "values in 0…1"),
         ("Permute", "PadStride", "PadStride"),
         ("figure, 5]", "figure]", "4 classes"),

@@ -1,5 +1,6 @@
 """Inference models that the real Paddle wrote become the folder that the same weights in a `.pdparams` become."""
 
+import gzip
 import json
 import os
 import struct
@@ -31,6 +32,13 @@ PreProcess:
 PostProcess:
   Topk: {topk: 5, label_list: [cat, dog, 7]}
 """
+
+
+# Ten times ten times … one text: writing it out would never end.
+BOMB = "[&a [x, x, x, x, x, x, x, x, x, x]"
+for before, after in zip("abcdefgh", "bcdefghi"):
+    BOMB += f", &{after} [{', '.join([f'*{before}'] * 10)}]"
+BOMB += "]"
 
 
 @pytest.fixture
@@ -111,6 +119,16 @@ def test_every_way_to_name_an_export_gives_the_same(export, tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_the_backbone_of_an_exported_classifier_converts_alone(export, tmp_path, form):
+    folder = export(f"softmax-{form}")
+    write_paddle_file(weights_of(folder), tmp_path / "weights.pdparams")
+    hgnetv2_hf.convert_checkpoint(tmp_path / "weights.pdparams", tmp_path / "expected", task="backbone")
+    report = hgnetv2_hf.convert_checkpoint(folder, tmp_path / "found", task="backbone")
+    assert files_of(tmp_path / "found") == files_of(tmp_path / "expected")
+    assert report.parity[0].compared == "42 layers"
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_a_converted_export_computes_what_paddle_computed(export, tmp_path, form):
     outputs = np.load(export(f"softmax-{form}") / "outputs.npz")
     hgnetv2_hf.convert_checkpoint(tmp_path / f"softmax-{form}", tmp_path / "found")
@@ -158,6 +176,18 @@ def test_settings_beside_the_program_give_labels_and_preprocessing(export, tmp_p
         ("[cat, dog, 7]", "[cat, dog", "YAML"),
         ("- CropImage: {size: 240}", "- 3", "does not write"),
         ("Global:", "Global: !!python/object/apply:os.getcwd []\nOther:", "YAML"),
+        ("size: 240", "size: .inf", "does not write"),
+        ("1.0/255.0", "1/0", "does not write"),
+        ("mean: [0.5, 0.5, 0.5]", "mean: [.nan, 0, 0]", "not a number"),
+        ("std: [0.25, 0.25, 0.25]", "std: [0, 1, 1]", "not a positive number"),
+        ("mean: [0.5, 0.5, 0.5]", "mean: '123'", "does not write"),
+        ("[cat, dog, 7]", "[yes, no, on]", "no list of names"),
+        ("[cat, dog, 7]", "abc", "no list of names"),
+        ("- ResizeImage", "- DecodeImage: {to_rgb: false}\n  - ResizeImage", "BGR"),
+        ("  - ResizeImage", "  - CropImage: {size: 9}\n  - ResizeImage", "before it resizes"),
+        ("  Topk:", "  Other: {label_list: [a, b, c]}\n  Topk:", "two lists"),
+        ("[cat, dog, 7]", BOMB, "no list of names"),
+        ("size: 240", f"size: {BOMB}", "does not write"),
     ],
 )
 def test_settings_are_computed_or_refused_in_a_sentence(export, tmp_path, before, after, words):
@@ -340,6 +370,33 @@ def test_incomplete_or_foreign_exports_are_one_sentence(export, tmp_path):
         hgnetv2_hf.convert_checkpoint(folder, tmp_path / "found")
 
 
+def test_a_damaged_archive_is_refused(export, tmp_path):
+    folder = export("softmax-json")
+    content = bytearray(gzip.compress(packed(folder).read_bytes(), compresslevel=0))
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(content)
+    hgnetv2_hf.convert_checkpoint(path, tmp_path / "found")
+    flipped = bytearray(content)
+    flipped[content.index((folder / "inference.pdiparams").read_bytes()[500:600]) + 50] ^= 1
+    for damaged in (flipped, content[:-4], content[:40], packed(folder).read_bytes()[:-20000]):
+        path.write_bytes(damaged)
+        with pytest.raises(ConversionError, match="cannot be unpacked"):
+            hgnetv2_hf.convert_checkpoint(path, tmp_path / "other")
+
+
+def test_what_macos_adds_and_other_endings_do_not_matter(export, tmp_path):
+    folder = export("softmax-json")
+    hgnetv2_hf.convert_checkpoint(folder, tmp_path / "expected")
+    for name in ("inference.json", "inference.pdiparams"):
+        (folder / f"._{name}").write_bytes(b"Mac OS X")
+    for source in (folder, packed(folder)):
+        hgnetv2_hf.convert_checkpoint(source, tmp_path / "found", overwrite=True)
+        assert files_of(tmp_path / "found") == files_of(tmp_path / "expected")
+    (folder / "inference.pdiparams").rename(tmp_path / "x.bin")
+    with pytest.raises(ConversionError, match="put its program"):
+        hgnetv2_hf.convert_checkpoint(tmp_path / "x.bin", tmp_path / "other")
+
+
 def test_a_folder_with_two_readings_asks_which(export, tmp_path):
     folder = export("softmax-json")
     (folder / "config.json").write_text('{"program": "another"}')
@@ -379,6 +436,9 @@ def test_archives_write_nowhere_else_and_are_bounded(export, tmp_path, monkeypat
         archive.addfile(link)
     with pytest.raises(ConversionError, match="without an inference model"):
         hgnetv2_hf.convert_checkpoint(path, tmp_path / "other")
+    changed(folder, '"pir"', '"other"')
+    with pytest.raises(ConversionError, match="^[^ ]*softmax-json.tar: inference.json is no program"):
+        hgnetv2_hf.convert_checkpoint(packed(folder), tmp_path / "other")
     assert not list((tmp_path / "temporary").iterdir())
 
 
