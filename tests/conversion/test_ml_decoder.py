@@ -64,7 +64,7 @@ def slow(*values):
     [
         ("b0", {"num_labels": 80}),
         slow("b4", {"num_labels": 80}),
-        slow("b6", {"num_labels": 80}),
+        pytest.param("b6", {"num_labels": 80}, marks=pytest.mark.long),
         slow("b1", {"num_labels": 33, "decoder_layers": 3}),
         slow("b4", {"num_labels": 7, "decoder_queries": 2, "use_last_conv": False}),
         slow("b0", {"num_labels": 5, "decoder_self_attention": True, "dropout_prob": 0.2}),
