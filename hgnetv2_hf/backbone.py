@@ -9,10 +9,8 @@ from transformers import AutoConfig, AutoImageProcessor
 
 from .errors import HGNetV2Error
 from .model import modeling_hgnetv2 as modeling
-from .model import modeling_pp_hgnet
 from .model.image_processing_hgnetv2 import HGNetV2ImageProcessor
-from .model.modeling_keras import HGNetV2KerasBackbone
-from .model.modeling_ml_decoder import PPHGNetV2MLBackbone
+from .model.remote_code import NETWORK_TYPES
 from .model.variants import full_name
 from .structure import is_network
 from .wording import counted
@@ -34,7 +32,7 @@ def load_backbone(
         kwargs: passed on to `from_pretrained` (`dtype`, `device_map`, `revision`, …).
 
     Returns:
-        `HGNetV2Backbone`, `PPHGNetV2Backbone` or `PPHGNetBackbone`; `backbone.channels` holds the width of each map.
+        `HGNetV2Backbone`, or the backbone's class of another type; `backbone.channels` holds the width of each map.
 
     Raises:
         `ValueError`: the folder holds another model, or a stage does not exist.
@@ -52,20 +50,16 @@ def load_backbone(
     config = AutoConfig.from_pretrained(
         name_or_folder, **{key: value for key, value in kwargs.items() if key in hub_options}
     )
-    classes = {
-        "hgnet_v2": modeling.HGNetV2Backbone,
-        "pp_hgnet_v2": modeling.PPHGNetV2Backbone,
-        "pp_hgnet_v2_ml": PPHGNetV2MLBackbone,
-        "hgnet_v2_keras": HGNetV2KerasBackbone,
-        "pp_hgnet": modeling_pp_hgnet.PPHGNetBackbone,
-    }
-    if config.model_type not in classes:
+    if config.model_type not in NETWORK_TYPES:
         raise ValueError(
-            f"{name_or_folder} holds a {config.model_type} model, not an HGNetV2 or PP-HGNet ({', '.join(classes)})."
+            f"{name_or_folder} holds a {config.model_type} model, not an HGNetV2 or PP-HGNet "
+            f"({', '.join(NETWORK_TYPES)})."
         )
     if out_features is not None:
         config.out_features = list(out_features)
-    return classes[config.model_type].from_pretrained(name_or_folder, config=config, **kwargs)
+    from .conversion.network import model_class
+
+    return model_class(config.model_type, "AutoBackbone").from_pretrained(name_or_folder, config=config, **kwargs)
 
 
 def check_name(name):

@@ -12,7 +12,8 @@ def add(commands):
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="a weight file, a folder of timm or Transformers, or a published name (see `hgnetv2-hf list`)",
+        help="a weight file, an exported model of Paddle, a folder of timm, KerasHub or Transformers, or a published "
+        "name (see `hgnetv2-hf list`)",
     )
     parser.add_argument("output_dir", metavar="OUT_DIR", help="the folder to write")
     names = ", ".join([*ALL_VARIANTS, *ALIASES])

@@ -10,9 +10,9 @@ from ._framework import add_command, fail
 _NOTES = """
 top-1, top-5: per cent on ImageNet-1k as PaddleClas publishes them for these weights (b0 to b6 at
 its own preprocessing, 236); timm's files hold the same weights. AP: on COCO val2017, as the
-detector's authors publish it; *: at an IoU of 0.5 on PaddleX's own images; of multi-label
-classifiers (_ML) the labels' mean AP on COCO 2017. size: of the tensors, 4 bytes each. A dash: not
-published, not known for timm's own computation, or a backbone alone.
+detector's authors publish it; *: at an IoU of 0.5 on PaddleX's own images, or (_ML) the labels'
+mean AP on COCO 2017. size: of the tensors, 4 bytes each. A dash: not published, not known for
+timm's own computation, or a backbone alone.
 """
 
 
@@ -91,8 +91,7 @@ def _published_table(rows, short):
     lines = [f"{'published checkpoint':<42}variant  top-1  top-5    AP      size  resize"]
     for name, row in rows.items():
         top1, top5 = _figure(row.top1), _figure(row.top5)
-        ap = row.ap or row.label_ap
-        ap = "-" if ap is None else f"{ap:.1f}"
+        ap = "-" if row.ap is None else f"{row.ap:.1f}"
         mark = " " if row.ap is None or row.ap_of == Published._field_defaults["ap_of"] else "*"
         size = file_size(row)
         size = f"{size / 1e6:.1f} MB" if size is not None else "-"
@@ -115,7 +114,7 @@ def file_size(row):
         return None
     if row.url is None:
         return (ASSETS / row.file_name).stat().st_size
-    count = _network(row.variant, classifier=row.task == "classification", has_decoder=row.label_ap is not None)
+    count = _network(row.variant, classifier=row.task == "classification", has_decoder=row.ap is not None)
     return 4 * (count.learned + count.statistics)
 
 

@@ -24,6 +24,7 @@ OPTIONS = (
     "num_labels",
     "decoder_attention_heads",
 )
+_OF_CLASSIFIERS = ("dropout_prob", "image_size", "num_labels", "decoder_attention_heads")
 _EVERYWHERE = "every published HGNetV2"
 _EVERY_PP_HGNET = "every published PP-HGNet"
 _CLASSIFIERS = "every published ImageNet classifier"
@@ -46,8 +47,11 @@ def assume(source, layout, task, fields, options):
         `ConversionError`: an option does not fit the network.
     """
     has_dropout = task == "classification" and fields["use_last_conv"]
-    if task == "backbone" and (options["dropout_prob"] or options["decoder_attention_heads"]):
-        raise ConversionError("The options dropout and num_heads are for classifiers; a backbone alone takes neither.")
+    if task == "backbone" and any(options[name] is not None for name in _OF_CLASSIFIERS):
+        raise ConversionError(
+            "The options dropout, image_size, num_labels and num_heads are for classifiers; leave them out for a "
+            "backbone alone."
+        )
     if options["dropout_prob"] and not has_dropout:
         raise ConversionError(
             "PaddleClas drops out only behind its last convolution, which this network does not have."

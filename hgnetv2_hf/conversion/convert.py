@@ -33,6 +33,7 @@ from .model_card import model_card
 from .network import build_image_processor, build_network, choose_model_type, some
 from .paddle_detector import COMPLETED, complete
 from .paddle_inference import naming, read_inference_model
+from .paddle_settings import check_settings
 from .report import ConversionReport, report_on
 from .source import find_source
 from .text_recognition import declare_strides
@@ -227,6 +228,7 @@ def _read(source, weights):
         raise ConversionError("The option weights chooses among several sets; an inference model has one.")
     with naming(source.path, source.inference.folder):
         model = read_inference_model(source.inference)
+        check_settings(source.inference.settings, source.declared, recognise_detector(model.tensors) is not None)
     source = dataclasses.replace(source, declared={**model.declared, **source.declared})
     return source, model.tensors, model.assumed, model
 

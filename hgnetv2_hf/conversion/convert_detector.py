@@ -77,9 +77,9 @@ def read_detector(source, key, content, family=None, num_queries=None):
         key, reason = decide_family(source, content, variant, family)
         detector = DETECTORS[key]
     assumed = {**assume_trunk(fields), **_assumed(detector, variant)}
-    assumed.update({field: pair for field, pair in source.declared.items() if field in assumed})
     if source.row is not None and source.row.image_size:
         assumed["image_size"] = ([source.row.image_size] * 2, f"published with {source.name}")
+    assumed.update({field: pair for field, pair in source.declared.items() if field in assumed})
     if reason is not None:
         field = "head activation" if key == "dfine" else "head_activation_function"
         assumed[field] = (assumed["decoder_activation_function"][0], reason)

@@ -40,10 +40,8 @@ def _metadata(report, row):
     figures = []
     if is_imagenet and report.task == "classification":
         figures = [("accuracy", "top-1", row.top1), ("accuracy", "top-5", row.top5)]
-    elif report.task == "detection" and row is not None:
-        figures = [("mAP", row.ap_of, row.ap)] if row.labels in _DATASETS else []
-    elif report.task == "classification" and row is not None:
-        figures = [("mAP", "mean AP of the labels", row.label_ap)]
+    elif report.task != "backbone" and row is not None and row.labels in _DATASETS:
+        figures = [("mAP", row.ap_of, row.ap)]
     results = [
         EvalResult(
             task_type=_PIPELINE_TAGS[report.task],
@@ -91,22 +89,17 @@ def _origin(report, row):
 
 
 def _accuracy(report, row):
-    if row is not None and row.ap is not None and report.task == "detection":
+    if row is not None and row.ap is not None and report.task != "backbone":
         return [f"{row.ap_of} as its authors publish it: {row.ap} (not measured here).", ""]
-    if row is not None and row.label_ap is not None and report.task == "classification":
-        return [f"Mean AP of the labels on COCO 2017 as PaddleX publishes it: {row.label_ap} (not measured here).", ""]
     if row is None or row.top1 is None or report.task != "classification":
         return []
     is_pp_hgnet = report.model_type == "pp_hgnet"  # nothing says at which preprocessing its figures were measured
     return [
         "Accuracy on ImageNet-1k as PaddleClas publishes it for these weights"
-        + (f", with a short side of {_PADDLECLAS_SHORT} pixels and a crop of 224" if not is_pp_hgnet else "")
+        + (", with a short side of 236 pixels and a crop of 224" if not is_pp_hgnet else "")
         + f": {row.top1} % top-1{f', {row.top5} % top-5' if row.top5 else ''} (not measured here).",
         "",
     ]
-
-
-_PADDLECLAS_SHORT = 236
 
 
 def _usage(report):
@@ -129,7 +122,7 @@ def _usage(report):
         return lines
     if report.model_type == "pp_hgnet":
         return [*lines, "Stock Transformers alone refuses this model type: it has no PP-HGNet.", ""]
-    if "problem_type" in report.assumed:
+    if report.assumed.get("problem_type", ("",))[0] == "multi_label_classification":
         lines += [
             "Several labels may fit an image: each has a score of its own, a sigmoid, and those above 0.5 count.",
             "",

@@ -1,11 +1,13 @@
 """Builds the network that the tensors show: its model type, configuration, weights and preprocessing."""
 
+import importlib
 from typing import NamedTuple
 
 import torch
 
 from ..errors import ConversionError
 from ..model.image_processing_hgnetv2 import HGNetV2ImageProcessor
+from ..model.remote_code import AUTO_MAPS
 from ..model.variants import DOWNSAMPLE_STRIDE, STEM_STRIDES
 from . import ml_decoder
 from .architecture import is_pp_hgnet
@@ -38,12 +40,12 @@ def choose_model_type(task, fields, assumed):
     """
     if is_pp_hgnet(fields):
         return ModelType("pp_hgnet", "Transformers has no PP-HGNet")
-    value = {field: pair[0] for field, pair in assumed.items()}
-    reasons = []
     if task == "classification" and "decoder_queries" in fields:
         return ModelType("pp_hgnet_v2_ml", "stock has no ML-Decoder")
     if task == "classification" and fields.get("has_keras_head"):
         return ModelType("hgnet_v2_keras", "stock has no such head, with a convolution before the pooling")
+    value = {field: pair[0] for field, pair in assumed.items()}
+    reasons = []
     if fields["use_learnable_affine_block"] and value.get("pool_padding") == "same":
         reasons.append("with LAB, the padding of the stem's max-pool shows, and stock pads it with zeros")
     if task == "classification" and fields["use_last_conv"]:
@@ -70,29 +72,22 @@ def build_network(model_type, task, fields, assumed, tensors):
     Raises:
         `ConversionError`: the tensors do not form a network, or one of them does not fit into it.
     """
-    model_class = _model_class(model_type, task)
+    kind = model_class(model_type, "AutoBackbone" if task == "backbone" else "AutoModelForImageClassification")
     try:
-        config = model_class.config_class(**_configuration(model_type, task, fields, assumed))
+        config = kind.config_class(**_configuration(model_type, task, fields, assumed))
         if model_type != "pp_hgnet":
             config.set_compatibility_fields()
         with torch.device("meta"):
-            model = model_class(config).eval()
+            model = kind(config).eval()
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise ConversionError(f"The tensors do not form a network: {error}") from error
     return load_weights(model, tensors)
 
 
-def _model_class(model_type, task):
-    from ..model import modeling_hgnetv2, modeling_keras, modeling_ml_decoder, modeling_pp_hgnet
-
-    modeling, prefix = {
-        "hgnet_v2": (modeling_hgnetv2, "HGNetV2"),
-        "pp_hgnet_v2": (modeling_hgnetv2, "PPHGNetV2"),
-        "pp_hgnet_v2_ml": (modeling_ml_decoder, "PPHGNetV2ML"),
-        "pp_hgnet": (modeling_pp_hgnet, "PPHGNet"),
-        "hgnet_v2_keras": (modeling_keras, "HGNetV2Keras"),
-    }[model_type]
-    return getattr(modeling, prefix + ("Backbone" if task == "backbone" else "ForImageClassification"))
+def model_class(model_type, auto_class):
+    """The class of this package that an Auto class of Transformers (such as `"AutoBackbone"`) finds for a type."""
+    module, name = AUTO_MAPS[model_type][auto_class].split(".")
+    return getattr(importlib.import_module(f"..model.{module}", __package__), name)
 
 
 def _configuration(model_type, task, fields, assumed):
@@ -110,8 +105,6 @@ def _configuration(model_type, task, fields, assumed):
     arguments.update({name: assumed[name][0] for name in _ASSUMED_HEAD_FIELDS if name in assumed})
     if fields["use_last_conv"]:
         arguments["dropout_prob"] = assumed["dropout_prob"][0]
-    if "problem_type" in assumed:
-        arguments["problem_type"] = assumed["problem_type"][0]
     if "id2label" in assumed:
         id2label = assumed["id2label"][0]
         arguments.update(id2label=id2label, label2id={name: index for index, name in id2label.items()})

@@ -177,7 +177,10 @@ def _members(path, archive):
         members.append(member)
         size += member.size
         if size > _MOST_BYTES or len(members) > _MOST_MEMBERS:
-            raise ConversionError(f"{path} unfolds to more than any network has ({_MOST_BYTES // 2**30} GB).")
+            raise ConversionError(
+                f"{path} unfolds to more than any network has ({_MOST_BYTES // 2**30} GB, {_MOST_MEMBERS} files); "
+                "unpack it, and pass the folder."
+            )
     if archive.fileobj.tell() < archive.offset + _BLOCK:  # behind the last member lies a block of zeros
         raise EOFError("it ends too early")
     while archive.fileobj.read(2**20):
@@ -217,9 +220,10 @@ def read_inference_model(files):
 
 def _read_network(program, parameters, names, reason):
     check_operations(program)
+    facts = {**_facts(program, names), **_crop(program)}
     return InferenceModel(
         tensors={names[name]: parameters[name] for name in names},
-        declared={field: (value, reason) for field, value in _facts(program, names).items()},
+        declared={field: (value, reason) for field, value in facts.items()},
         program=program,
         parameters=parameters,
         layers=_norms(program, names),
@@ -283,7 +287,10 @@ def paddleclas_names(parameters):
     layers = next((layers for layers in _possible_layers(held) if _counts(layers) == counts), None)
     if layers is None:
         text = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
-        raise ConversionError(f"The program's layers are not those of a PP-HGNetV2 (they are {text:.200}).")
+        raise ConversionError(
+            f"The program's layers are not those of a PP-HGNetV2 (they are {text:.200}); of PP-HGNet and others, "
+            "convert the .pdparams."
+        )
     ordered = {word: iter(sorted(found)) for word, found in held.items()}
     names = {}
     for layer, kind in layers:
@@ -312,7 +319,7 @@ def _parsed(names):
         if match is None or match[1] not in {word for word, _ in _LAYERS.values()}:
             raise ConversionError(
                 f"The program holds the parameter {name!r:.80}, which no PP-HGNetV2 has: it is of another network, or "
-                "fused or quantised."
+                "fused or quantised; convert the .pdparams, or export it again without."
             )
         clones.setdefault((match[1], int(match[2]), match[3]), []).append((int(match[4] or 0), name))
     for (word, number, suffix), found in clones.items():
@@ -485,6 +492,14 @@ def _num_queries(program):
             count = numbers.get(operation.inputs[1]) if len(operation.inputs) > 1 else operation.attributes.get("k")
             return int(count) if isinstance(count, (int, float)) else None
     return None
+
+
+def _crop(program):
+    """The side of the images that a classifier was exported for, where they are square and of one size."""
+    shapes = [each.attributes.get("shape") for each in program.operations if each.kind == "data"]
+    if len(shapes) == 1 and len(shapes[0] or ()) == 4 and shapes[0][2] == shapes[0][3] and shapes[0][2] > 0:
+        return {"crop_size": shapes[0][2]}
+    return {}
 
 
 def _facts(program, names):

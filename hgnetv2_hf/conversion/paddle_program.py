@@ -43,9 +43,8 @@ class Operation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What a program's file says; `form` names its format."""
+    """What a program's file says."""
 
-    form: str
     parameters: dict[str, list[int]]  # name to shape
     operations: list[Operation]
 
@@ -197,7 +196,7 @@ def _read_json(content):
             continue
         attributes = {attribute["N"]: _plain(attribute["AT"]) for attribute in each["A"]}
         operations.append(Operation(kind, [lists.get(name, name) for name in inputs], outputs, attributes))
-    return Program("Paddle 3 (.json)", parameters, operations)
+    return Program(parameters, operations)
 
 
 _NEW_OPERATIONS = {"shape64": "shape", "assign_value_": "assign_value"}
@@ -258,16 +257,19 @@ def _read_protobuf(content):
     """`ProgramDesc`: blocks are its field 1; of a block, variables are field 3 and operations field 4."""
     (block,) = _message(content)[1]
     block = _message(block)
-    parameters = {}
+    parameters, others = {}, {}
     for variable in map(_message, block[3]):
         (name,), (kind,) = variable[1], variable[2]
         kind = _message(kind)
-        if variable.get(3) == [1] and kind[1] == [_LOD_TENSOR]:
-            description = _message(_message(kind[3][0])[1][0])
-            _add(parameters, name.decode(), _integers(description.get(2, [])))
+        if kind[1] == [_LOD_TENSOR]:
+            shape = _integers(_message(_message(kind[3][0])[1][0]).get(2, []))
+            _add(parameters if variable.get(3) == [1] else others, name.decode(), shape)
     operations = [Operation("parameter", [name], [name], {}) for name in parameters]
-    operations += [_old_operation(_message(each)) for each in block[4]]
-    return Program("Paddle 2 (.pdmodel)", parameters, operations)
+    for operation in (_old_operation(_message(each)) for each in block[4]):
+        if operation.kind == "data":  # Paddle 3 has the shape here
+            operation.attributes["shape"] = others.get(operation.outputs[0])
+        operations.append(operation)
+    return Program(parameters, operations)
 
 
 def _old_operation(fields):
@@ -276,11 +278,10 @@ def _old_operation(fields):
     inputs, outputs = _slots(fields.get(1, [])), _slots(fields.get(2, []))
     attributes = dict(_old_attribute(_message(each)) for each in fields.get(4, []))
     kind, slots, results = _OLD_OPERATIONS.get(kind, (kind, tuple(inputs), tuple(outputs)))
-    if unknown := [
-        slot for slot, names in inputs.items() if names and slot not in {each.rstrip("*") for each in slots}
-    ]:
-        raise ValueError(f"{kind} takes {unknown[0]:.40}")
-    names = []
+    names, known = [], {slot.rstrip("*") for slot in slots}
+    for slot, given in inputs.items():
+        if given and slot not in known:
+            raise ValueError(f"{kind} takes {slot:.40}")
     for slot in slots:
         given = inputs.get(slot.rstrip("*"), [])
         names += [given] if slot.endswith("*") and given else given

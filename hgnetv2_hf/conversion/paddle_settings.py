@@ -59,6 +59,16 @@ def read_settings(path):
     }
 
 
+def check_settings(path, declared, is_detector):
+    """Raises ``ConversionError`` where the settings prepare images for a detector and the program is none, or back."""
+    sides = {"resize_short", "crop_size"} if is_detector else {"image_size"}
+    if not sides.isdisjoint(declared):
+        wrong, right = ("classifier", "detector") if is_detector else ("detector", "classifier")
+        raise ConversionError(
+            f"{path} prepares images for a {wrong}, and the program beside it is a {right}: take the wrong one away."
+        )
+
+
 def _labels(path, lists):
     """The names, which are read as YAML reads them: `yes` is no text there."""
     names = lists[0]

@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 from ..errors import ConversionError
 from ..hub.published import ASSETS, PUBLISHED, Published, find_published, published_name
+from ..model.remote_code import NETWORK_TYPES
 from . import ml_decoder
 from .keras_preset import BACKBONE_WEIGHTS, HEAD_WEIGHTS, KerasPreset, is_preset, read_preset
 from .paddle_inference import PARAMETERS, InferenceFiles, find_inference_files, is_archive, naming, unpack
@@ -38,8 +39,8 @@ class Source:
 def find_source(source):
     """
     Args:
-        source (`str`): a file, a folder that holds `model.safetensors`, `pytorch_model.bin` or an inference model of
-            Paddle, or a published name, which is downloaded unless it is there already.
+        source (`str`): a file, a folder that holds `model.safetensors`, `pytorch_model.bin`, a preset of KerasHub or
+            an inference model of Paddle, or a published name, which is downloaded unless it is there already.
 
     Returns:
         [`Source`]
@@ -76,7 +77,8 @@ def _inference_model(source):
     files = unpack(source) if is_archive(source) else find_inference_files(source)
     if files is None:
         return None
-    if os.path.isdir(source) and (others := [name for name in _WEIGHT_FILES if os.path.isfile(f"{source}/{name}")]):
+    names = (*_WEIGHT_FILES, BACKBONE_WEIGHTS)
+    if os.path.isdir(source) and (others := [name for name in names if os.path.isfile(f"{source}/{name}")]):
         raise ConversionError(
             f"{source} holds {others[0]} beside {files.parameters.name}; name the file of the two that is meant."
         )
@@ -130,7 +132,7 @@ def _declared_by_transformers(folder, config):
     """What no tensor shows and the folder's own configuration says, saved by this package or by stock Transformers."""
     if isinstance(config.get("backbone_config"), dict):  # a detector
         config = config["backbone_config"]
-    if config.get("model_type") not in ("hgnet_v2", "pp_hgnet_v2", "pp_hgnet_v2_ml", "pp_hgnet", "hgnet_v2_keras"):
+    if config.get("model_type") not in NETWORK_TYPES:
         return {}
     if config["model_type"] == "hgnet_v2" and config.get("hidden_act", "relu") != "relu":
         raise ConversionError(

@@ -31,8 +31,8 @@ from .timm_folder import TimmModel
 
 
 TOLERANCE = 1e-9  # relative to the largest magnitude, in float64
-KERAS_PYTHON = "HGNETV2_HF_KERAS_PYTHON"  # the same for KerasHub
 PADDLE_PYTHON = "HGNETV2_HF_PADDLE_PYTHON"  # names an interpreter that has PaddlePaddle and PaddleClas
+KERAS_PYTHON = "HGNETV2_HF_KERAS_PYTHON"  # the same for KerasHub
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,18 +199,8 @@ _RTDETR = "paddledetection"
 
 def _detector_difference(ours, pixel_values, answer):
     """As ``_difference``, of a detector; queries are compared as a set, since their order says nothing."""
-    computed = {}
-    hooks = [
-        module.register_forward_hook(
-            lambda module, inputs, output, name=name: computed.update({name: thinned(output)})
-        )
-        for name, module in ours.named_modules()
-        if name in answer
-    ]
-    with torch.inference_mode():
+    with torch.inference_mode(), _watched(ours, answer) as computed:
         output = ours(pixel_values)
-    for hook in hooks:
-        hook.remove()
     differences = [_distance_of_sets([output[name] for name in _QUERIES], [answer[name] for name in _QUERIES])]
     for name in answer.keys() - set(_QUERIES):
         if name not in computed:
@@ -264,9 +254,10 @@ def _compare(model, pixel_values, program, answer, arithmetic):
 
 def _check_difference(program, difference):
     if not difference <= TOLERANCE:
+        advice = "; leave out the options that change what is computed" if program == _PROGRAM else ""
         raise ConversionError(
             f"{program} computes something else from the same weights: {difference:.1e} relative, {TOLERANCE:.0e} "
-            "allowed."
+            f"allowed{advice}."
         )
 
 
@@ -445,9 +436,8 @@ def _timm_network(question, tensors):
             ) from error
         return network
     rows = _rows(config)
-    spare = [(rows[-1][2], 1, 2, 1, False, False, 1, 1)] * (
-        _TIMM_STAGES - len(rows)
-    )  # timm builds four, come what may
+    missing = _TIMM_STAGES - len(rows)  # timm builds four, come what may
+    spare = [(rows[-1][2], 1, 2, 1, False, False, 1, 1)] * missing
     stages = {f"stage{i + 1}": list(row) for i, row in enumerate([*rows, *spare])}
     network = HighPerfGpuNet(
         {

@@ -33,14 +33,13 @@ class Published(NamedTuple):
     top1: Optional[float] = None  # per cent; None where the authors give none
     top5: Optional[float] = None
     labels: Optional[str] = None  # "imagenet-1k", "coco" or "digits"
-    ap: Optional[float] = None  # of detectors: see ap_of
+    ap: Optional[float] = None  # per cent, of detectors and multi-label classifiers: see ap_of
     url: Optional[str] = None  # None for what ships with this package, and where there is a page only
     page: Optional[str] = None  # where people find the file, whose address is no stable one (a shared drive)
     repo_id: Optional[str] = None  # on the Hub
     license: str = "apache-2.0"
     image_size: Optional[int] = None  # pixels per side, of detectors whose file does not show it
     ap_of: str = "AP on COCO val2017"
-    label_ap: Optional[float] = None  # of multi-label classifiers on COCO 2017: the labels' mean AP, per cent
 
 
 # What the rows of one program share. timm's short side of 232 is its own: a crop_pct of 0.965.
@@ -73,8 +72,9 @@ def _pp_hgnet(variant, file_name, top1, top5):
     return _paddleclas(variant, file_name, top1, top5)._replace(resize_short=PP_HGNET_RESIZE_SHORT[variant])
 
 
-def _multi_label(variant, file_name, label_ap):
-    return Published(variant, file_name, "paddleclas", labels="coco", url=PADDLEX_URL + file_name, label_ap=label_ap)
+def _multi_label(variant, file_name, ap):
+    shared = {"labels": "coco", "ap": ap, "ap_of": "Mean AP of the labels on COCO 2017"}
+    return Published(variant, file_name, "paddleclas", url=PADDLEX_URL + file_name, **shared)
 
 
 def _timm(variant, repo_id, top1, top5):

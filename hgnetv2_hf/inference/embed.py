@@ -19,6 +19,7 @@ from ..files.images import printable_path
 from ..files.parts import ROWS_PER_PART, TABLES, check_outside, claimed_output, fill, growing, put
 from ..files.sources import Sources
 from ..files.storage import resolved
+from ..model.remote_code import NETWORK_TYPES
 from ..wording import counted, printable, sentence
 from .cluster import check_engine, computed, default_workers
 from .optimize import optimize_for_inference
@@ -130,7 +131,7 @@ def load_embedder(model, dtype="float32", device=None):
             return _load_exported(model, name, dtype, device)
         check_name(model)
         config = AutoConfig.from_pretrained(model)
-        if config.model_type not in ("hgnet_v2", "pp_hgnet_v2", "pp_hgnet_v2_ml", "pp_hgnet", "hgnet_v2_keras"):
+        if config.model_type not in NETWORK_TYPES:
             raise InferenceError(f"{name} holds a {config.model_type} model, no classifier or backbone of HGNetV2.")
         network, found = AutoModel.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
         if lacking := sorted(each for each in found["missing_keys"] if not each.endswith("num_batches_tracked")):

@@ -112,7 +112,8 @@ def refuse_several_labels(recognised):
     """Raises `InferenceError` where an image may have several labels, or none: accuracy says nothing there."""
     if recognised.task == "classifier" and recognised.config.problem_type == "multi_label_classification":
         raise InferenceError(
-            f"{recognised.name} is for {recognised.config.problem_type}; images of one class each are expected."
+            f"{recognised.name} is for {recognised.config.problem_type}; images of one class each are expected. "
+            "`hgnetv2-hf classify` gives the scores of its labels."
         )
 
 

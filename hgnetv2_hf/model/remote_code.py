@@ -80,6 +80,7 @@ AUTO_MAPS = {
     # A plain string: Transformers 4.56 cannot read the two-form list, and 5.x would take inexact torchvision.
     "image_processor": {"AutoImageProcessor": "image_processing_hgnetv2.HGNetV2ImageProcessor"},
 }
+NETWORK_TYPES = tuple(model_type for model_type, classes in AUTO_MAPS.items() if "AutoBackbone" in classes)
 
 
 def write_code(directory, code_files=CODE_FILES):

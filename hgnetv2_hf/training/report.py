@@ -6,6 +6,7 @@ import PIL.ImageDraw
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..evaluation import accuracy as evaluation
+from ..model.remote_code import NETWORK_TYPES
 from .starting_point import shown_name
 
 
@@ -106,12 +107,9 @@ def draw_curves(metrics, path, figure_key="eval_accuracy", figure_title="accurac
     return True
 
 
-_TAGS = {
-    "hgnet_v2": ["hgnet_v2", "pp-hgnetv2"],
-    "pp_hgnet_v2": ["pp_hgnet_v2", "pp-hgnetv2"],
-    "pp_hgnet": ["pp_hgnet", "pp-hgnet"],
-    "hgnet_v2_keras": ["hgnet_v2_keras", "pp-hgnetv2"],
-}
+def _tags(model_type):
+    network = "pp-hgnet" if model_type == "pp_hgnet" else "pp-hgnetv2"
+    return [model_type, network] if model_type in NETWORK_TYPES else None
 
 
 def model_card(metrics, start, where, has_curves):
@@ -143,7 +141,7 @@ def model_card(metrics, start, where, has_curves):
         license="unknown",  # that of the data and of the first weights, which only their users know
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=_TAGS.get(start.model.config.model_type),
+        tags=_tags(start.model.config.model_type),
         model_name=title if results else None,
         eval_results=results or None,
     )

@@ -233,7 +233,7 @@ def test_published_names_are_found_or_say_which_file_to_get(tmp_path):
 
 
 def test_options_that_do_not_fit_the_file_are_refused(tmp_path):
-    with pytest.raises(ConversionError, match="a backbone alone takes neither"):
+    with pytest.raises(ConversionError, match="leave them out for a backbone"):
         convert_checkpoint(DIGITS, tmp_path / "out", task="backbone", dropout=0.2)
     with pytest.raises(ConversionError, match="crop of 224"):
         convert_checkpoint(DIGITS, tmp_path / "out", crop_size=224)

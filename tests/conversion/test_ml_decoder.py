@@ -180,7 +180,20 @@ def test_published_names_bring_cocos_labels_and_their_size(tmp_path):
     assert report.assumed["image_size"] == ([448, 448], "published with PP-HGNetV2-B0_ML")
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.id2label[79] == "toothbrush"
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "80.98" in card and "mean AP of the labels" in card
+    assert "80.98" in card and "Mean AP of the labels" in card and "Several labels may fit" in card
+
+
+def test_a_card_speaks_of_several_labels_only_where_there_are(tmp_path, tiny_fields):
+    config = hgnetv2_hf.PPHGNetV2Config(**tiny_fields, num_labels=3, problem_type="single_label_classification")
+    randomize(hgnetv2_hf.PPHGNetV2ForImageClassification(config)).save_pretrained(tmp_path / "trained")
+    convert_checkpoint(tmp_path / "trained", tmp_path / "out")
+    assert "Several labels" not in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("option", [{"image_size": 64}, {"num_labels": 5}, {"num_heads": 4}, {"dropout": 0.1}])
+def test_a_backbone_takes_no_option_of_a_classifier(golden_checkpoint, tmp_path, option):
+    with pytest.raises(ConversionError, match="leave them out for a backbone"):
+        convert_checkpoint(golden_checkpoint("paddleclas_ml"), tmp_path / "out", task="backbone", **option)
 
 
 def test_scores_are_sigmoids_and_a_threshold_keeps_what_reaches_it(folder, pictures, capsys):

@@ -161,6 +161,7 @@ def test_the_backbone_of_an_exported_detector_converts_alone(export, golden, tmp
         ("[64, 64]", "[64, 6400000]", "no image has"),
         ("norm_type: none", "norm_type: mean_std, is_scale: false", "values in 0…1"),
         ("Permute", "PadStride", "PadStride"),
+        ("label_list", "PreProcess: {transform_ops: [{CropImage: {size: 224}}]}\nlabel_list", "for a classifier"),
         ("figure, 5]", "figure]", "4 classes"),
     ],
 )
@@ -267,4 +268,4 @@ def test_operations_that_would_not_fit_are_refused_before_they_are_computed(name
     numbers = {"zero": 0, "one": 1, "large": 2**18 - 100, "huge": 2**40}
     start = [operation("full", [], [name], shape=[1], value=number, dtype="int64") for name, number in numbers.items()]
     with pytest.raises(ConversionError, match="more than any such network"):
-        run_program(Program("", {}, [*start, *BOMBS[name]]), {}, {})
+        run_program(Program({}, [*start, *BOMBS[name]]), {}, {})

@@ -203,6 +203,28 @@ def test_settings_are_computed_or_refused_in_a_sentence(export, tmp_path, before
     assert not (tmp_path / "found").exists()
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_images_are_as_large_as_the_program_takes_them(export, tmp_path, form):
+    folder = export(f"softmax-{form}")
+    report = hgnetv2_hf.convert_checkpoint(folder, tmp_path / "found")
+    assert report.assumed["crop_size"] == (224, f"read from inference.{form}")
+    if form == "pdmodel":
+        return
+    changed(folder, "[-1,3,224,224]", "[-1,3,448,448]")
+    with pytest.raises(ConversionError, match="crop of 448 pixels"):  # nothing says the short side
+        hgnetv2_hf.convert_checkpoint(folder, tmp_path / "other")
+    report = hgnetv2_hf.convert_checkpoint(folder, tmp_path / "other", resize_short=480)
+    assert report.assumed["crop_size"] == (448, "read from inference.json")
+
+
+def test_settings_of_a_detector_beside_a_classifier_are_refused(export, tmp_path):
+    folder = export("softmax-json")
+    step = "{type: Resize, target_size: [640, 640], keep_ratio: false, interp: 2}"
+    (folder / "inference.yml").write_text(f"Preprocess:\n- {step}\n")
+    with pytest.raises(ConversionError, match="prepares images for a detector"):
+        hgnetv2_hf.convert_checkpoint(folder, tmp_path / "found")
+
+
 def test_strides_come_from_the_program(export, tmp_path):
     folder = export("softmax-json")
     program = json.loads((folder / "inference.json").read_text())
@@ -406,6 +428,9 @@ def test_a_folder_with_two_readings_asks_which(export, tmp_path):
         hgnetv2_hf.convert_checkpoint(folder, tmp_path / "other")
     hgnetv2_hf.convert_checkpoint(folder / "inference.json", tmp_path / "other")
     assert files_of(tmp_path / "other") == files_of(tmp_path / "found")
+    (folder / "model.safetensors").rename(folder / "model.weights.h5")
+    with pytest.raises(ConversionError, match="model.weights.h5 beside inference.pdiparams"):
+        hgnetv2_hf.convert_checkpoint(folder, tmp_path / "another")
 
 
 def test_an_operation_with_more_inputs_than_its_kind_has_is_refused(export, tmp_path):
