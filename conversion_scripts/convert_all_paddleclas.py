@@ -1,4 +1,4 @@
-"""Converts PaddleClas's fourteen published classifiers, and pushes them to the Hub if asked to."""
+"""Converts PaddleClas's nineteen published classifiers, and pushes them to the Hub if asked to."""
 
 import sys
 
