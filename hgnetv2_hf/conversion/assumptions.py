@@ -99,6 +99,8 @@ def _count(source, fields, wanted):
     said, reason = wanted, "option"
     if said is None and "id2label" in source.declared:
         said, reason = len(source.declared["id2label"][0]), source.declared["id2label"][1]
+    elif said is None and "num_labels" in source.declared:
+        said, reason = source.declared["num_labels"]
     if said is not None and wanted is None and "decoder_queries" not in fields:
         return {}  # names that are too few or too many are an error of their own
     count, is_open = ml_decoder.count_labels(source.path, fields, said)

@@ -10,8 +10,10 @@ Source: the operators' documentation (``paddle.nn.functional``) and ``paddle/phi
 import dataclasses
 import math
 
+import numpy as np
 import torch
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from ..errors import ConversionError
 
@@ -66,9 +68,9 @@ def run_program(program, parameters, inputs, watched=()):
     Raises:
         `ConversionError`: an operation fails or would cost too much.
     """
-    values, before, fetched, seen = {}, _before_the_end(program), [], {}
+    values, before, fetched, seen = {}, before_the_end(program), [], {}
     last_use, cost, held = _last_uses(program, before), 0, {}
-    for index, operation in enumerate(program.operations):
+    for index, operation in enumerate(_shown(program.operations)):
         if operation.kind == "parameter":
             values[operation.outputs[0]] = parameters[operation.inputs[0]]
         elif operation.kind == "data":
@@ -94,6 +96,11 @@ def run_program(program, parameters, inputs, watched=()):
     return fetched, seen
 
 
+def _shown(operations):
+    """With progress, for the minute that a large detector takes."""
+    return tqdm(operations, desc="exported program, run here", unit="operation", delay=2, leave=False)
+
+
 def thinned(value):
     """The tensor, or of a large one every n-th number, so that all that is watched fits into memory."""
     if not isinstance(value, torch.Tensor):
@@ -107,7 +114,7 @@ def _named(operation, result):
     return dict(zip(operation.outputs, result if several else [result]))
 
 
-def _before_the_end(program):
+def before_the_end(program):
     """What is returned through a softmax or sigmoid, and the value before that."""
     returned = {operation.inputs[0] for operation in program.operations if operation.kind == "fetch"}
     ends = (
@@ -389,9 +396,17 @@ def _full(attributes):
     return int(value) if _TYPES.get(attributes.get("dtype")) == torch.int64 else value
 
 
-def _dropout(attributes, x, *_):
-    is_downscaled = attributes.get("mode", attributes.get("dropout_implementation")) == "downscale_in_infer"
-    return x * (1 - attributes.get("p", attributes.get("dropout_prob"))) if is_downscaled else x
+def is_downscaling(attributes):
+    """Whether a dropout multiplies by 1 - p in evaluation."""
+    return attributes.get("mode", attributes.get("dropout_implementation")) == "downgrade_in_infer"
+
+
+def _dropout(attributes, x, seed=None, probability=None):
+    """Paddle takes the probability, and the factor, as float32 numbers."""
+    if not is_downscaling(attributes):
+        return x
+    probability = attributes["dropout_prob"] if probability is None else probability
+    return x * float(np.float32(1) - np.float32(probability))
 
 
 _CONVOLUTIONS = ("conv2d", "depthwise_conv2d")

@@ -17,14 +17,16 @@ import zlib
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
+import numpy as np
 import torch
 
 from ..errors import ConversionError
-from ..model.configuration_hgnetv2 import PPHGNetV2Config
-from ..model.variants import DOWNSAMPLE_STRIDE
-from .layouts import LAYOUTS, is_counter, rename_back
+from ..model.variants import DOWNSAMPLE_STRIDE, PP_HGNET_VARIANTS
+from .layouts import is_counter, layouts_of, rename_back
+from .ml_decoder import SIGNATURE as ML_DECODER
+from .network import model_class
 from .paddle_detector import MOST_CLONES, PREFIX, detector_layers, name_constants
-from .paddle_graph import check_operations
+from .paddle_graph import before_the_end, check_operations, is_downscaling
 from .paddle_program import Program, is_parameters, named_parameters, read_parameters, read_program
 
 
@@ -220,7 +222,7 @@ def read_inference_model(files):
 
 def _read_network(program, parameters, names, reason):
     check_operations(program)
-    facts = {**_facts(program, names), **_crop(program)}
+    facts = {**_facts(program, names), **_image_size(program, names)}
     return InferenceModel(
         tensors={names[name]: parameters[name] for name in names},
         declared={field: (value, reason) for field, value in facts.items()},
@@ -254,10 +256,31 @@ _LAYERS = {
     "batch_norm2d": ("batch_norm2d", {"weight": "w_0", "bias": "b_0", "_mean": "w_1", "_variance": "w_2"}),
     "learnable_affine_block": ("learnable_affine_block", {"scale": "w_0", "bias": "w_1"}),
     "linear": ("linear", {"weight": "w_0", "bias": "b_0"}),
+    "embedding": ("embedding", {"weight": "w_0"}),
     "layer_norm": ("layer_norm", {"weight": "w_0", "bias": "b_0"}),
     "multi_head_attention": ("multi_head_attention", {"in_proj_weight": "w_0", "in_proj_bias": "b_0"}),
 }
 _VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6")
+
+
+class _Network(NamedTuple):
+    """A published one, with as many layers as it has; widths come from the tensors."""
+
+    variant: str
+    has_head: bool = True
+    decoder_layers: int = 0  # of an ML-Decoder
+    decoder_self_attention: bool = False
+
+    @property
+    def model_type(self):
+        if self.decoder_layers:
+            return "pp_hgnet_v2_ml"
+        return "pp_hgnet" if self.variant in PP_HGNET_VARIANTS else "pp_hgnet_v2"
+
+
+_NETWORKS = tuple(
+    _Network(variant, has_head) for has_head in (True, False) for variant in (*_VARIANTS, *PP_HGNET_VARIANTS)
+)
 
 
 class _Layer(NamedTuple):
@@ -276,7 +299,7 @@ def paddleclas_names(parameters):
         to PaddleDetection's, in the order of construction, and those of the constants behind them.
 
     Raises:
-        `ConversionError`: the parameters are not those of a PP-HGNetV2.
+        `ConversionError`: the parameters are not those of a PP-HGNetV2, or of a PP-HGNet.
     """
     constants = name_constants(parameters)
     parsed = _parsed(name for name in parameters if name not in constants)
@@ -288,7 +311,7 @@ def paddleclas_names(parameters):
     if layers is None:
         text = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
         raise ConversionError(
-            f"The program's layers are not those of a PP-HGNetV2 (they are {text:.200}); of PP-HGNet and others, "
+            f"The program's layers are not those of a published PP-HGNetV2 or PP-HGNet (they are {text:.200}); "
             "convert the .pdparams."
         )
     ordered = {word: iter(sorted(found)) for word, found in held.items()}
@@ -331,41 +354,57 @@ def _parsed(names):
 def _possible_layers(held):
     """Those of all networks that this may be."""
     if _ATTENTION not in held:
-        yield from map(_layers_of, _NETWORKS)
+        yield from map(_layers_of, _decoded(held) if "embedding" in held else _NETWORKS)
         return
     numbers = [layer.number for layer in held[_ATTENTION]]
     clones = [numbers.count(number) for number in sorted(set(numbers))]
     if len(clones) == 2 and max(clones) <= MOST_CLONES:  # of one layer of the encoder, and of one of the decoder
         for variant in _VARIANTS:
-            yield detector_layers(_layers_of((variant, False)), *clones)
+            yield detector_layers(_layers_of(_Network(variant, has_head=False)), *clones)
 
 
-_NETWORKS = tuple((variant, has_head) for has_head in (True, False) for variant in _VARIANTS)
+def _decoded(held):
+    """Classifiers with an ML-Decoder."""
+    layers = len(held.get("layer_norm", ())) // _NORMS_OF_A_DECODER_LAYER
+    if 0 < layers <= MOST_CLONES:
+        for self_attention in (False, True):
+            for variant in _VARIANTS:
+                yield _Network(variant, decoder_layers=layers, decoder_self_attention=self_attention)
+
+
+_NORMS_OF_A_DECODER_LAYER = 3
 
 
 @functools.cache
 def _layers_of(network):
-    """The layers of a published network, by PaddleClas's names and in its order, each with its kind."""
+    """The layers of a network, by PaddleClas's names and in its order, each with its kind."""
     layers = {}
-    for name, tensor in _template(*network).items():
+    for name, tensor in _template(network).items():
         layer, last = name.rsplit(".", 1)
-        if last in ("scale", "_mean"):
-            layers[layer] = "learnable_affine_block" if last == "scale" else "batch_norm2d"
-        else:
-            layers.setdefault(layer, "conv2d" if tensor.ndim == 4 else "linear")
-    return tuple(layers.items())
+        layers.setdefault(layer, {})[last] = tensor.ndim
+    return tuple((layer, _kind(dimensions)) for layer, dimensions in layers.items())
+
+
+def _kind(dimensions):
+    """The kind of a layer, by what its parameters are called and how many dimensions they have."""
+    if "scale" in dimensions:
+        return "learnable_affine_block"
+    if "_mean" in dimensions:
+        return "batch_norm2d"
+    has_bias = "bias" in dimensions
+    kinds = {1: "layer_norm", 2: "linear" if has_bias else "embedding"}
+    return kinds.get(dimensions["weight"], "conv2d with bias" if has_bias else "conv2d")
 
 
 @functools.cache
-def _template(variant, has_head):
+def _template(network):
     """Empty tensors under PaddleClas's names."""
-    from ..model import modeling_hgnetv2 as modeling
-
-    model_class = modeling.PPHGNetV2ForImageClassification if has_head else modeling.PPHGNetV2Backbone
+    kind = model_class(network.model_type, "AutoModelForImageClassification" if network.has_head else "AutoBackbone")
+    decoder = {name: getattr(network, name) for name in ("decoder_layers", "decoder_self_attention")}
     with torch.device("meta"):
-        model = model_class(PPHGNetV2Config.from_variant(variant))
+        model = kind(kind.config_class.from_variant(network.variant, **decoder if network.decoder_layers else {}))
     tensors = {name: tensor for name, tensor in model.state_dict().items() if not is_counter(name)}
-    return rename_back(tensors, LAYOUTS["paddleclas"])
+    return rename_back(tensors, layouts_of(network.model_type)["paddleclas"])
 
 
 def _counts(layers):
@@ -398,8 +437,8 @@ def name_by_shapes(tensors, path):
     network = next((network for network in _NETWORKS if _fits(shapes, network)), None)
     if network is None:
         raise ConversionError(
-            f"{path} holds parameters without names, and their shapes are not those of a PP-HGNetV2-B0 to B6 that was "
-            f"built first in its process; {advice}."
+            f"{path} holds parameters without names, and their shapes are not those of a PP-HGNetV2-B0 to B6, or "
+            f"PP-HGNet, that was built first in its process; {advice}."
         )
     # The numbers of convolutions show whether anything was built before; affine blocks, all alike, follow them.
     first = _file_order(network, 0, "conv2d")
@@ -409,23 +448,23 @@ def name_by_shapes(tensors, path):
             f"{path} holds parameters without names, and their shapes leave more than one order of them; {advice}."
         )
     found = dict(zip(_file_order(network, 0), tensors))
-    return {name: found[name] for name in _template(*network)}
+    return {name: found[name] for name in _template(network)}
 
 
 def _file_order(network, start, only=None):
     """PaddleClas's names in the order of a file, where numbers start there; of all layers, or those of one kind."""
     numbers, names = {}, {}
     for layer, kind in _layers_of(network):
-        number = numbers[kind] = numbers.get(kind, start - 1) + 1
-        if only in (None, kind):
-            _, suffixes = _LAYERS[kind]
-            names.update({f"{kind}_{number}.{suffix}": f"{layer}.{last}" for last, suffix in suffixes.items()})
+        word, suffixes = _LAYERS[kind]
+        number = numbers[word] = numbers.get(word, start - 1) + 1
+        if only in (None, word):
+            names.update({f"{word}_{number}.{suffix}": f"{layer}.{last}" for last, suffix in suffixes.items()})
     return [names[name] for name in sorted(names)]
 
 
 def _fits(shapes, network):
     """Whether these are the shapes of a network that was built first; its class count is free."""
-    names, template = _file_order(network, 0), _template(*network)
+    names, template = _file_order(network, 0), _template(network)
     return len(names) == len(shapes) and all(
         shape[:-1] == tuple(template[name].shape)[:-1] if name.startswith("fc.") else shape == template[name].shape
         for name, shape in zip(names, shapes)
@@ -433,7 +472,7 @@ def _fits(shapes, network):
 
 
 def _fits_convolutions(shapes, network, start):
-    template = _template(*network)
+    template = _template(network)
     expected = [template[name].shape for name in _file_order(network, start, "conv2d")]
     return [shape for shape in shapes if len(shape) == 4] == expected
 
@@ -486,48 +525,82 @@ def _follow(program, value, kinds):
 
 def _num_queries(program):
     """How many places the first choice of the best ones takes, ``None`` without any."""
-    numbers = {each.outputs[0]: each.attributes.get("value") for each in program.operations if each.kind == "full"}
+    constants = _constants(program)
     for operation in program.operations:
         if operation.kind == "topk":
-            count = numbers.get(operation.inputs[1]) if len(operation.inputs) > 1 else operation.attributes.get("k")
+            count = _argument(operation, constants, 1, "k")
             return int(count) if isinstance(count, (int, float)) else None
     return None
 
 
-def _crop(program):
+def _constants(program):
+    """Values that are numbers, or lists of them."""
+    kinds = ("full", "full_int_array")
+    return {each.outputs[0]: each.attributes.get("value") for each in program.operations if each.kind in kinds}
+
+
+def _argument(operation, constants, place, *names):
+    """What Paddle 3 passes as a value, at this place, is an attribute in Paddle 2."""
+    if len(operation.inputs) > place:
+        return constants.get(operation.inputs[place])
+    return next((operation.attributes[name] for name in names if name in operation.attributes), None)
+
+
+def _image_size(program, names):
     """The side of the images that a classifier was exported for, where they are square and of one size."""
     shapes = [each.attributes.get("shape") for each in program.operations if each.kind == "data"]
     if len(shapes) == 1 and len(shapes[0] or ()) == 4 and shapes[0][2] == shapes[0][3] and shapes[0][2] > 0:
-        return {"crop_size": shapes[0][2]}
+        side = shapes[0][2]
+        return {"image_size": [side, side]} if ML_DECODER in names.values() else {"crop_size": side}
     return {}
 
 
 def _facts(program, names):
     """Fields that no tensor shows."""
-    parameter_of = _parameter_of(program)
+    parameter_of, constants = _parameter_of(program), _constants(program)
     returned = {each.inputs[0] for each in program.operations if each.kind == "fetch"}
-    strides, facts = {}, {}
+    logits = {*returned, *before_the_end(program).values()}
+    strides, pool_stride, hidden, facts = {}, [], set(), {}
     for operation in program.operations:
         if operation.kind in ("conv2d", "depthwise_conv2d"):
             layer = names.get(parameter_of.get(operation.inputs[1]))
             strides[layer] = _plain_stride(operation.attributes.get("strides"))
-        elif operation.kind == "relu":
+        elif operation.kind == "relu" and operation.inputs[0] not in hidden:
             facts["hidden_act"] = "relu"
         elif operation.kind == "sigmoid" and operation.outputs[0] in returned:
             facts["problem_type"] = "multi_label_classification"
         elif operation.kind == "dropout":
-            facts["dropout_prob"] = operation.attributes.get("p", operation.attributes.get("dropout_prob"))
+            field = "dropout_prob" if is_downscaling(operation.attributes) else "decoder_dropout"
+            facts[field] = _as_written(_argument(operation, constants, 2, "p", "dropout_prob"))
+        elif operation.kind == "reshape" and ML_DECODER in names.values():
+            shape = _argument(operation, constants, 1, "shape") or []
+            if len(shape) == 4 and shape[:2] == [0, 0]:  # places, and numbers for each head
+                facts["decoder_attention_heads"] = shape[2]
+        elif operation.kind == "slice" and operation.outputs[0] in logits and ML_DECODER in names.values():
+            facts["num_labels"] = int(_argument(operation, constants, 2, "ends")[0])
+        elif operation.kind in ("relu", "gelu") and operation.inputs[0] in hidden:
+            facts["decoder_activation_function"] = operation.kind
+        elif operation.kind == "add" and re.fullmatch(_HIDDEN, names.get(parameter_of.get(operation.inputs[1]), "")):
+            hidden.add(operation.outputs[0])
         elif operation.kind == "pool2d" and operation.attributes.get("padding_algorithm") == "SAME":
             facts["pool_padding"] = "same"
+        elif operation.kind == "pool2d" and operation.attributes.get("pooling_type") == "max":
+            pool_stride = [_plain_stride(operation.attributes.get("strides"))]
     stages = 1 + max(int(name.split(".")[1]) for name in names.values() if name.startswith("stages."))
-    facts["stem_strides"] = [strides.get(f"stem.{layer}.conv.weight") for layer in _STEM]
+    stem = [name for name in names.values() if re.fullmatch(r"stem\.\w+\.conv\.weight", name)]
+    facts["stem_strides"] = [*map(strides.get, stem), *(pool_stride if "stem.0.conv.weight" in stem else [])]
     facts["stage_downsample_strides"] = [
         strides.get(f"stages.{stage}.downsample.conv.weight", DOWNSAMPLE_STRIDE) for stage in range(stages)
     ]
     return facts
 
 
-_STEM = ("stem1", "stem2a", "stem2b", "stem3", "stem4")
+_HIDDEN = r"fc\.decoder\.layers\.\d+\.linear1\.bias"
+
+
+def _as_written(number):
+    """A number that a program keeps as float32, as somebody wrote it."""
+    return float(str(np.float32(number))) if isinstance(number, float) else number
 
 
 def _plain_stride(stride):

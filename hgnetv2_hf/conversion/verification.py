@@ -22,7 +22,7 @@ from ..wording import counted, sentence
 from .architecture import missing_in_paddleclas
 from .detectors import DETECTORS, rename_detector
 from .keras_preset import has_keras_head, write_preset
-from .layouts import LAYOUTS, is_counter, is_head, layouts_of, rename, rename_back
+from .layouts import is_counter, is_head, layouts_of, rename, rename_back
 from .ml_decoder import paddleclas_ml_decoder
 from .paddle_detector import PREFIX, exact_constant, inverse_sigmoid_of
 from .paddle_file import write_paddle_file
@@ -43,7 +43,7 @@ class Parity:
     difference: float
     compared: str
     as_converted: float = 0.0  # the difference of the folder as it is, where the program pads or rounds in its own way
-    own_way: str = "pool padding and batch-norm epsilon"
+    own_way: str = ""
 
     def __str__(self):
         text = f"{self.program} computes the same: {self.difference:.1e} relative in float64 ({self.compared})"
@@ -141,9 +141,9 @@ def compare_with_program(model, inference_model, image_size=None):
     with torch.inference_mode():
         outputs, seen = run_program(program, inference_model.parameters, pixel_values.double(), layers)
         _, maps = model.encoder(model.embedder(pixel_values), output_hidden_states=True)
-    answer = {}
+    answer, layout = {}, layouts_of(model.config.model_type)["paddleclas"]
     for value, output in seen.items():
-        (name,) = rename({f"{layers[value]}.weight": output}, LAYOUTS["paddleclas"])
+        (name,) = rename({f"{layers[value]}.weight": output}, layout)
         answer[name.removesuffix(".weight")] = output.numpy()
     for output in outputs:
         places = [f"feature_{i}" for i, each in enumerate(maps) if each.shape == output.shape]
@@ -156,7 +156,7 @@ def compare_with_program(model, inference_model, image_size=None):
         answer[places[0]] = output.numpy()
     if not outputs and not is_inside:
         raise ConversionError("The program returns nothing.")
-    return _compare(model, pixel_values, _PROGRAM, answer, _PADDLECLAS[1])
+    return _compare(model, pixel_values, _PROGRAM, answer, _EXPORTED)
 
 
 _PROGRAM = "the exported program, run here,"
@@ -247,9 +247,11 @@ def _compare(model, pixel_values, program, answer, arithmetic):
     for module in ours.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eps = arithmetic.epsilon
+        if arithmetic.rounds_scaling and hasattr(module, "scaling"):
+            module.scaling = float(np.float32(module.scaling))
     difference, compared = _difference(ours, pixel_values, answer)
     _check_difference(program, difference)
-    return Parity(program, difference, compared, as_converted)
+    return Parity(program, difference, compared, as_converted, arithmetic.own_way)
 
 
 def _check_difference(program, difference):
@@ -484,9 +486,12 @@ class _Arithmetic(NamedTuple):
 
     pool_padding: float
     epsilon: float
+    rounds_scaling: bool = False  # that of an attention's scores, to float32
+    own_way: str = "pool padding and batch-norm epsilon"
 
 
 _PADDLECLAS = (_ask_paddleclas, _Arithmetic(float("-inf"), PADDLE_EPSILON))
+_EXPORTED = _Arithmetic(float("-inf"), PADDLE_EPSILON, True, "padding and rounding of constants")
 _TIMM = (_ask_timm, _Arithmetic(0.0, 1e-5))
 _KERAS = (_ask_keras, _Arithmetic(0.0, 1e-5))
 # Per layout: the programs to ask. timm holds the network of D-FINE and RT-DETRv2 too.

@@ -31,6 +31,7 @@ class MLDecoderAttention(nn.Module):
         super().__init__()
         width = config.decoder_hidden_size
         self.num_heads = config.decoder_attention_heads
+        self.scaling = (width // self.num_heads) ** -0.5
         self.drop_prob = config.decoder_dropout
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
@@ -43,7 +44,7 @@ class MLDecoderAttention(nn.Module):
             for projected in (self.q_proj(queries), self.k_proj(places), self.v_proj(places))
         )
         drop_prob = self.drop_prob if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=drop_prob)
+        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=drop_prob, scale=self.scaling)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 

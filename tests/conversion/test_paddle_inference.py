@@ -13,12 +13,14 @@ import torch
 from conftest import GOLDENS, PROGRAMS, relative_difference
 from goldens import filler
 from mutate_paddle_files import run
+from transformers import AutoModelForImageClassification
 
 import hgnetv2_hf
 from hgnetv2_hf import ConversionError
 from hgnetv2_hf.conversion.paddle_file import read_paddle_file, write_paddle_file
 from hgnetv2_hf.conversion.paddle_inference import name_by_shapes, paddleclas_names
 from hgnetv2_hf.conversion.paddle_program import read_parameters, read_program
+from hgnetv2_hf.model.variants import PP_HGNET_VARIANTS
 
 
 FORMS = ("json", "pdmodel")
@@ -89,16 +91,19 @@ def packed(folder, mode="w", place="model_infer"):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("end", ["softmax", "backbone"])
+@pytest.mark.parametrize("end", ["softmax", "backbone", "tiny"])
 def test_an_export_becomes_the_folder_of_its_pdparams(export, tmp_path, form, end):
     folder = export(f"{end}-{form}")
     write_paddle_file(weights_of(folder), tmp_path / "weights.pdparams")
-    expected = hgnetv2_hf.convert_checkpoint(tmp_path / "weights.pdparams", tmp_path / "expected")
+    options = {"dropout": 0.2, "resize_short": 232} if end == "tiny" else {}
+    expected = hgnetv2_hf.convert_checkpoint(tmp_path / "weights.pdparams", tmp_path / "expected", **options)
     report = hgnetv2_hf.convert_checkpoint(folder, tmp_path / "found")
     assert files_of(tmp_path / "found") == files_of(tmp_path / "expected")
     assert (report.layout, report.task, report.num_tensors) == ("paddleclas", expected.task, expected.num_tensors)
     assert report.parity[0].difference < 1e-9 and "exported program" in str(report)
-    assert report.assumed["pool_padding"] == ("same", f"read from inference.{form}")
+    read = {"dropout_prob": 0.2} if end == "tiny" else {"pool_padding": "same"}
+    for field, value in {**read, "hidden_act": "relu"}.items():
+        assert report.assumed[field] == (value, f"read from inference.{form}")
 
 
 @pytest.mark.parametrize("form", ["json", pytest.param("pdmodel", marks=pytest.mark.slow)])
@@ -136,12 +141,40 @@ def test_a_converted_export_computes_what_paddle_computed(export, tmp_path, form
     with torch.inference_mode():
         scores = model(torch.from_numpy(outputs["image"])).logits.softmax(-1)
     assert relative_difference(scores, outputs["output_0"]) < 1e-5
+    outputs = np.load(export(f"tiny-{form}") / "outputs.npz")
+    hgnetv2_hf.convert_checkpoint(tmp_path / f"tiny-{form}", tmp_path / "tiny")
+    model = hgnetv2_hf.PPHGNetForImageClassification.from_pretrained(tmp_path / "tiny").eval()
+    with torch.inference_mode():
+        scores = model(torch.from_numpy(outputs["image"])).logits.softmax(-1)
+    assert relative_difference(scores, outputs["output_0"]) < 1e-5
     outputs = np.load(export(f"backbone-{form}") / "outputs.npz")
     hgnetv2_hf.convert_checkpoint(tmp_path / f"backbone-{form}", tmp_path / "maps")
     backbone = hgnetv2_hf.load_backbone(tmp_path / "maps", out_features=["stage2", "stage3", "stage4"]).eval()
     with torch.inference_mode():
         for i, feature in enumerate(backbone(torch.from_numpy(outputs["image"])).feature_maps):
             assert relative_difference(feature, outputs[f"output_{i}"]) < 1e-5
+
+
+def test_an_exported_ml_decoder_shows_what_no_tensor_does(export, tmp_path):
+    folder = export("ml-json")
+    outputs = np.load(folder / "outputs.npz")
+    write_paddle_file(weights_of(folder), tmp_path / "weights.pdparams")
+    with pytest.raises(ConversionError, match="--num-heads"):
+        hgnetv2_hf.convert_checkpoint(tmp_path / "weights.pdparams", tmp_path / "expected")
+    with pytest.raises(ConversionError, match="--num-labels"):
+        hgnetv2_hf.convert_checkpoint(tmp_path / "weights.pdparams", tmp_path / "expected", num_heads=2)
+    options = {"num_labels": 10, "num_heads": 2, "image_size": 224}
+    hgnetv2_hf.convert_checkpoint(tmp_path / "weights.pdparams", tmp_path / "expected", **options)
+    report = hgnetv2_hf.convert_checkpoint(folder, tmp_path / "found")
+    expected, found = files_of(tmp_path / "expected"), files_of(tmp_path / "found")
+    expected["config.json"] = expected["config.json"].replace(b'function": "relu"', b'function": "gelu"')
+    assert found == expected
+    assert report.parity[0].difference < 1e-9 and "rounding of constants" in str(report.parity[0])
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "found").eval()
+    assert type(model).__name__ == "PPHGNetV2MLForImageClassification"
+    with torch.inference_mode():
+        scores = model(torch.from_numpy(outputs["image"])).logits.sigmoid()
+    assert relative_difference(scores, outputs["output_0"]) < 1e-5
 
 
 def test_an_export_that_ends_in_sigmoids_is_for_several_labels(export, tmp_path):
@@ -480,10 +513,13 @@ def test_mutated_exports_convert_or_are_refused():
     [
         pytest.param("b0", marks=pytest.mark.slow),
         *(pytest.param(variant, marks=pytest.mark.long) for variant in ("b1", "b2", "b3", "b4", "b5", "b6")),
+        *(pytest.param(variant, marks=pytest.mark.long) for variant in ("tiny", "small", "base")),
     ],
 )
 def test_exports_of_the_real_paddle_equal_its_pdparams(paddle, tmp_path, variant, form):
-    model = hgnetv2_hf.PPHGNetV2ForImageClassification(hgnetv2_hf.PPHGNetV2Config.from_variant(variant, num_labels=10))
+    is_first = variant in PP_HGNET_VARIANTS
+    configuration = hgnetv2_hf.PPHGNetConfig if is_first else hgnetv2_hf.PPHGNetV2Config
+    model = AutoModelForImageClassification.from_config(configuration.from_variant(variant, num_labels=10))
     model.save_pretrained(tmp_path / "model")
     checkpoint = tmp_path / "weights.pdparams"
     hgnetv2_hf.export_weights(tmp_path / "model", checkpoint, layout="paddleclas")

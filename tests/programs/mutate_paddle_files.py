@@ -129,11 +129,17 @@ label_list: [title, text, table, figure, formula]
 """
 
 
+_EXPORTS = (
+    "softmax-json", "softmax-pdmodel", "backbone-json", "backbone-pdmodel", "sigmoid-json", "tiny-json",
+    "tiny-pdmodel", "ml-json",
+)  # fmt: skip
+
+
 def original_models():
     """Valid inference models, each a table of names to contents: what the real Paddle wrote."""
     models = []
     with tarfile.open(GOLDENS / "paddle_exports.tar.xz") as archive:
-        for folder in ("softmax-json", "softmax-pdmodel", "backbone-json", "backbone-pdmodel", "sigmoid-json"):
+        for folder in _EXPORTS:
             program = f"inference.{folder.rpartition('-')[2]}"
             names = (program, "inference.pdiparams")
             model = {name: archive.extractfile(f"./{folder}/{name}").read() for name in names}
