@@ -33,7 +33,7 @@ from .model_card import model_card
 from .network import build_image_processor, build_network, choose_model_type, some
 from .paddle_detector import COMPLETED, complete
 from .paddle_inference import naming, read_inference_model
-from .paddle_settings import check_settings
+from .paddle_settings import read_settings
 from .report import ConversionReport, report_on
 from .source import find_source
 from .text_recognition import declare_strides
@@ -195,7 +195,7 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None, 
     options = options or dict.fromkeys(OPTIONS)
     detector_options = detector_options or {"family": None, "num_queries": None}
     family = detector_options["family"]
-    source, content, assumed, inference_model = _read(source, weights)
+    source, content, assumed, inference_model = _read(source, weights, task)
     detector = recognise_detector(content)
     if family is not None and detector not in ("dfine", "deimv2"):
         raise ConversionError(
@@ -217,7 +217,7 @@ def read_checkpoint(source, layout=None, variant=None, task=None, options=None, 
     return dataclasses.replace(checkpoint, report=dataclasses.replace(checkpoint.report, assumed=assumed))
 
 
-def _read(source, weights):
+def _read(source, weights, task):
     """The source with all that it declares, its tensors, what is assumed of them, and the inference model, if any."""
     if source.inference is None:
         content, place = read_weights(source.path, weights)
@@ -228,9 +228,13 @@ def _read(source, weights):
         raise ConversionError("The option weights chooses among several sets; an inference model has one.")
     with naming(source.path, source.inference.folder):
         model = read_inference_model(source.inference)
-        check_settings(source.inference.settings, source.declared, recognise_detector(model.tensors) is not None)
-    source = dataclasses.replace(source, declared={**model.declared, **source.declared})
-    return source, model.tensors, model.assumed, model
+        settings = {}
+        if source.inference.settings is not None and task != "backbone":  # which has neither images nor labels
+            settings = read_settings(source.inference.settings, recognise_detector(model.tensors) is not None)
+    declared = {**model.declared, **settings}
+    if not settings.keys().isdisjoint(("resize_short", "crop_size")):
+        declared.pop("image_size", None)  # the program's
+    return dataclasses.replace(source, declared=declared), model.tensors, model.assumed, model
 
 
 def _compared_with_program(checkpoint, inference_model):

@@ -16,19 +16,25 @@ _WITHOUT_EFFECT = ("ToCHWImage", "KeepKeys")
 _ROUNDING = 1e-6
 
 
-def read_settings(path):
+def read_settings(path, is_detector):
     """
     Args:
         path (`Path`): an `inference.yml`.
+        is_detector (`bool`): whether the program beside it is a detector.
 
     Returns:
         `dict[str, tuple]`: field to value and reason: preprocessing and `id2label`, as far as the file has them; of a
         detector `image_size`, `resample` and `id2label`.
 
     Raises:
-        `ConversionError`: it is unreadable, or prepares images in a way that is not computed here.
+        `ConversionError`: it is unreadable, of the other kind, or prepares images in a way that is not computed here.
     """
     settings = read_yaml(path, _LARGEST, ConversionError)
+    if settings.get("PreProcess" if is_detector else "Preprocess"):
+        wrong, right = ("classifier", "detector") if is_detector else ("detector", "classifier")
+        raise ConversionError(
+            f"{path} prepares images for a {wrong}, and the program beside it is a {right}: take the wrong one away."
+        )
     try:
         declared = {}
         for arguments in settings.get("Preprocess") or []:  # a detector's
@@ -41,6 +47,8 @@ def read_settings(path):
         labels = [settings.get("label_list")]
         for step in (settings.get("PreProcess") or {}).get("transform_ops") or []:
             ((name, arguments),) = step.items()
+            if name == "CropImage" and "image_size" in declared:
+                raise ConversionError(f"{path} crops what it has resized to one size, which is not computed here.")
             if name == "ResizeImage" and "crop_size" in declared:
                 raise ConversionError(f"{path} crops images before it resizes them, which is not computed here.")
             if name in _STEPS:
@@ -57,16 +65,6 @@ def read_settings(path):
         field: value if isinstance(value, tuple) else (value, f"read from {path.name}")
         for field, value in declared.items()
     }
-
-
-def check_settings(path, declared, is_detector):
-    """Raises ``ConversionError`` where the settings prepare images for a detector and the program is none, or back."""
-    sides = {"resize_short", "crop_size"} if is_detector else {"image_size"}
-    if not sides.isdisjoint(declared):
-        wrong, right = ("classifier", "detector") if is_detector else ("detector", "classifier")
-        raise ConversionError(
-            f"{path} prepares images for a {wrong}, and the program beside it is a {right}: take the wrong one away."
-        )
 
 
 def _labels(path, lists):
@@ -97,18 +95,20 @@ def _decode(path, to_rgb=True, **_):
 
 
 def _resize(path, resize_short=None, size=None, interpolation=None, backend="cv2", **_):
-    if not resize_short or size:
-        sides = "×".join(map(str, _pixels(size)))
-        raise ConversionError(f"{path} resizes images to {sides} whatever their sides; --resize-short does not.")
-    (resize_short,) = _pixels(resize_short)
+    if resize_short:  # counts more than a size, in Paddle, too
+        (short,) = _pixels(resize_short)
+        declared = {"resize_short": short}
+    else:
+        width, height = (_pixels(size) * 2)[:2]
+        declared = {"image_size": [height, width]}
     name = (interpolation or "bilinear").lower()
     if name not in _FILTERS:
         raise ConversionError(f"{path} resizes images with the filter {name!r:.40}, which is not computed here.")
     filter_ = _FILTERS[name]
     if backend.lower() != "pil":
         reason = f"read from {path.name}, whose program resizes with OpenCV's filter of that name, not PIL's"
-        return {"resize_short": resize_short, "resample": (filter_, reason)}
-    return {"resize_short": resize_short, "resample": filter_}
+        return {**declared, "resample": (filter_, reason)}
+    return {**declared, "resample": filter_}
 
 
 def _crop(path, size, **_):

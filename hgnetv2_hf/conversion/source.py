@@ -11,8 +11,7 @@ from ..hub.published import ASSETS, PUBLISHED, Published, find_published, publis
 from ..model.remote_code import NETWORK_TYPES
 from . import ml_decoder
 from .keras_preset import BACKBONE_WEIGHTS, HEAD_WEIGHTS, KerasPreset, is_preset, read_preset
-from .paddle_inference import PARAMETERS, InferenceFiles, find_inference_files, is_archive, naming, unpack
-from .paddle_settings import read_settings
+from .paddle_inference import PARAMETERS, InferenceFiles, find_inference_files, is_archive, unpack
 from .timm_folder import TimmModel, read_timm_config
 
 
@@ -82,9 +81,7 @@ def _inference_model(source):
         raise ConversionError(
             f"{source} holds {others[0]} beside {files.parameters.name}; name the file of the two that is meant."
         )
-    with naming(source, files.folder):
-        declared = read_settings(files.settings) if files.settings is not None else {}
-    return Source(source if files.folder else str(files.parameters), declared=declared, inference=files)
+    return Source(source if files.folder else str(files.parameters), inference=files)
 
 
 def _file_of_preset(path):

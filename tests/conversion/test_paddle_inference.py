@@ -201,7 +201,7 @@ def test_settings_beside_the_program_give_labels_and_preprocessing(export, tmp_p
     [
         ("1.0/255.0", "1.0/127.5", "only 1/255"),
         ("backend: pil", "backend: cv2", None),
-        ("resize_short: 256", "size: [240, 240]", "whatever their sides"),
+        ("resize_short: 256", "size: [240, 240]", "crops what it has resized"),
         ("size: 240", "size: [240, 200]", "square"),
         ("CropImage", "RandCropImage", "RandCropImage"),
         ("interpolation: bilinear", "interpolation: area", "filter 'area'"),
@@ -248,6 +248,28 @@ def test_images_are_as_large_as_the_program_takes_them(export, tmp_path, form):
         hgnetv2_hf.convert_checkpoint(folder, tmp_path / "other")
     report = hgnetv2_hf.convert_checkpoint(folder, tmp_path / "other", resize_short=480)
     assert report.assumed["crop_size"] == (448, "read from inference.json")
+
+
+def test_settings_of_a_multi_label_classifier_give_its_images_one_size(export, tmp_path):
+    """As PaddleX writes them: no short side and no crop, and labels beside a threshold."""
+    folder = export("ml-json")
+    labels = [f"thing {i}" for i in range(10)]
+    text = "PreProcess:\n  transform_ops:\n  - ResizeImage: {interpolation: bilinear, size: [96, 64]}\n"
+    text += f"PostProcess:\n  MultiLabelThreshOutput: {{threshold: 0.5, label_list: {labels}}}\n"
+    (folder / "inference.yml").write_text(text)
+    report = hgnetv2_hf.convert_checkpoint(folder, tmp_path / "found")
+    assert report.assumed["image_size"] == ([64, 96], "read from inference.yml")  # Paddle's size is width and height
+    processor = hgnetv2_hf.HGNetV2ImageProcessor.from_pretrained(tmp_path / "found")
+    assert processor(torch.zeros(3, 50, 40), return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 96)
+    config = json.loads((tmp_path / "found" / "config.json").read_text())
+    assert list(config["id2label"].values()) == labels
+    (folder / "inference.yml").write_text(text.replace("size: [96, 64]", "resize_short: 256"))
+    report = hgnetv2_hf.convert_checkpoint(folder, tmp_path / "other", crop_size=224)
+    assert report.assumed["resize_short"] == (256, "read from inference.yml") and "image_size" not in report.assumed
+    (folder / "inference.yml").write_text(text.replace("ResizeImage", "SomethingElse"))
+    with pytest.raises(ConversionError, match="SomethingElse"):
+        hgnetv2_hf.convert_checkpoint(folder, tmp_path / "third")
+    hgnetv2_hf.convert_checkpoint(folder, tmp_path / "third", task="backbone")  # which has neither images nor labels
 
 
 def test_settings_of_a_detector_beside_a_classifier_are_refused(export, tmp_path):
