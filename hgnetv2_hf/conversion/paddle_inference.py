@@ -223,6 +223,8 @@ def read_inference_model(files):
 def _read_network(program, parameters, names, reason):
     check_operations(program)
     facts = {**_facts(program, names), **_image_size(program, names)}
+    if ML_DECODER in names.values():
+        facts.update(_decoder_facts(program, names))
     return InferenceModel(
         tensors={names[name]: parameters[name] for name in names},
         declared={field: (value, reason) for field, value in facts.items()},
@@ -559,29 +561,17 @@ def _facts(program, names):
     """Fields that no tensor shows."""
     parameter_of, constants = _parameter_of(program), _constants(program)
     returned = {each.inputs[0] for each in program.operations if each.kind == "fetch"}
-    logits = {*returned, *before_the_end(program).values()}
-    strides, pool_stride, hidden, facts = {}, [], set(), {}
+    strides, pool_stride, facts = {}, [], {}
     for operation in program.operations:
         if operation.kind in ("conv2d", "depthwise_conv2d"):
             layer = names.get(parameter_of.get(operation.inputs[1]))
             strides[layer] = _plain_stride(operation.attributes.get("strides"))
-        elif operation.kind == "relu" and operation.inputs[0] not in hidden:
+        elif operation.kind == "relu":
             facts["hidden_act"] = "relu"
         elif operation.kind == "sigmoid" and operation.outputs[0] in returned:
             facts["problem_type"] = "multi_label_classification"
-        elif operation.kind == "dropout":
-            field = "dropout_prob" if is_downscaling(operation.attributes) else "decoder_dropout"
-            facts[field] = _as_written(_argument(operation, constants, 2, "p", "dropout_prob"))
-        elif operation.kind == "reshape" and ML_DECODER in names.values():
-            shape = _argument(operation, constants, 1, "shape") or []
-            if len(shape) == 4 and shape[:2] == [0, 0]:  # places, and numbers for each head
-                facts["decoder_attention_heads"] = shape[2]
-        elif operation.kind == "slice" and operation.outputs[0] in logits and ML_DECODER in names.values():
-            facts["num_labels"] = int(_argument(operation, constants, 2, "ends")[0])
-        elif operation.kind in ("relu", "gelu") and operation.inputs[0] in hidden:
-            facts["decoder_activation_function"] = operation.kind
-        elif operation.kind == "add" and re.fullmatch(_HIDDEN, names.get(parameter_of.get(operation.inputs[1]), "")):
-            hidden.add(operation.outputs[0])
+        elif operation.kind == "dropout" and is_downscaling(operation.attributes):
+            facts["dropout_prob"] = _dropout(operation, constants)
         elif operation.kind == "pool2d" and operation.attributes.get("padding_algorithm") == "SAME":
             facts["pool_padding"] = "same"
         elif operation.kind == "pool2d" and operation.attributes.get("pooling_type") == "max":
@@ -595,12 +585,35 @@ def _facts(program, names):
     return facts
 
 
+def _decoder_facts(program, names):
+    """Those of an ML-Decoder."""
+    parameter_of, constants = _parameter_of(program), _constants(program)
+    returned = {each.inputs[0] for each in program.operations if each.kind == "fetch"}
+    logits = {*returned, *before_the_end(program).values()}
+    hidden, facts = set(), {}
+    for operation in program.operations:
+        if operation.kind == "add" and re.fullmatch(_HIDDEN, names.get(parameter_of.get(operation.inputs[1]), "")):
+            hidden.add(operation.outputs[0])
+        elif operation.kind in ("relu", "gelu") and operation.inputs[0] in hidden:
+            facts["decoder_activation_function"] = operation.kind
+        elif operation.kind == "reshape":
+            shape = _argument(operation, constants, 1, "shape") or []
+            if len(shape) == 4 and shape[:2] == [0, 0]:  # places, and numbers for each head
+                facts["decoder_attention_heads"] = shape[2]
+        elif operation.kind == "dropout" and not is_downscaling(operation.attributes):
+            facts["decoder_dropout"] = _dropout(operation, constants)
+        elif operation.kind == "slice" and operation.outputs[0] in logits:
+            facts["num_labels"] = int(_argument(operation, constants, 2, "ends")[0])
+    return facts
+
+
 _HIDDEN = r"fc\.decoder\.layers\.\d+\.linear1\.bias"
 
 
-def _as_written(number):
-    """A number that a program keeps as float32, as somebody wrote it."""
-    return float(str(np.float32(number))) if isinstance(number, float) else number
+def _dropout(operation, constants):
+    """The probability, which a program keeps as float32, as somebody wrote it."""
+    probability = _argument(operation, constants, 2, "dropout_prob")
+    return float(str(np.float32(probability))) if isinstance(probability, float) else probability
 
 
 def _plain_stride(stride):

@@ -384,7 +384,7 @@ def varint(value):
 SUFFIXES = {  # what Paddle calls the parameters of a layer
     "batch_norm2d": {"weight": "w_0", "bias": "b_0", "_mean": "w_1", "_variance": "w_2"},
     "learnable_affine_block": {"scale": "w_0", "bias": "w_1"},
-    "conv2d": {"weight": "w_0"},
+    "conv2d": {"weight": "w_0", "bias": "b_0"},
     "linear": {"weight": "w_0", "bias": "b_0"},
 }
 
@@ -405,7 +405,9 @@ def paddle_names(tensors, start):
     return names
 
 
-@pytest.mark.parametrize("name", ["paddleclas_b0", pytest.param("paddleclas_b4", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["paddleclas_b0", "paddleclas_hgnet_tiny", pytest.param("paddleclas_b4", marks=pytest.mark.slow)]
+)
 def test_shapes_alone_decide_where_one_order_fits(golden_checkpoint, tmp_path, name):
     tensors = read_paddle_file(golden_checkpoint(name))
     parameters_file(tmp_path / "x.pdiparams", tensors)
