@@ -94,15 +94,22 @@ def fail(message, status=1):
 
 @contextlib.contextmanager
 def ends_at_sigterm():
-    """SIGTERM as an exception, so that unfinished folders are removed; afterwards as it was."""
+    """SIGTERM and SIGHUP as exceptions, so that unfinished folders are removed; afterwards as it was."""
     if threading.current_thread() is not threading.main_thread():  # where no handler can be set
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(fail("ended by SIGTERM.")))
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handled = [each for each in signals if signal.getsignal(each) != signal.SIG_IGN]  # as nohup lets it
+    before = {each: signal.signal(each, _end_at) for each in handled}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _end_at(number, frame):
+    sys.exit(fail(f"ended by {signal.Signals(number).name}."))
 
 
 @contextlib.contextmanager

@@ -221,7 +221,7 @@ def declared_labels(source, num_labels):
     id2label, reason = source.declared["id2label"]
     if sorted(id2label) != list(range(num_labels)):
         raise ConversionError(
-            f"The configuration beside {source.path} names {counted(len(id2label), 'class', 'classes')}; its "
-            f"tensors have {num_labels}."
+            f"The labels of {source.path} ({reason}) are for {counted(len(id2label), 'class', 'classes')}, and its "
+            f"tensors for {num_labels}."
         )
     return {"labels": ("named", reason), "id2label": (id2label, "")}

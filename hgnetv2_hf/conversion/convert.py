@@ -38,7 +38,7 @@ from .report import ConversionReport, report_on
 from .source import find_source
 from .text_recognition import declare_strides
 from .timm_folder import TimmModel, check_timm_model
-from .verification import Parity, compare_with_program
+from .verification import TOLERANCE, Parity, compare_with_program
 from .verification import verify as verify_original
 from .weight_file import read_weights
 
@@ -155,6 +155,8 @@ def convert_checkpoint(
     with claim(output_dir, source, overwrite):
         found = find_source(os.fspath(source))
         checkpoint = read_checkpoint(found, layout, variant, task, options, detector_options, weights)
+        if found.unsupported and checkpoint.report.task == "classification":
+            raise ConversionError(found.unsupported)
         report = _write(checkpoint, output_dir, verify, push_to_hub)
     if push_to_hub is None:
         return report
@@ -222,7 +224,12 @@ def _read(source, weights, task):
     if source.inference is None:
         content, place = read_weights(source.path, weights)
         if source.keras is not None and source.keras.head_weights is not None:
-            content = {**read_weights(source.keras.head_weights)[0], **content}
+            head, _ = read_weights(source.keras.head_weights)
+            if both := [name for name in head if name in content and not _equal(head[name], content[name])]:
+                raise ConversionError(
+                    f"{source.path} and {source.keras.head_weights} both hold {some(both)}, and differ there."
+                )
+            content = {**head, **content}
         return source, content, _assumed_place(place, weights), None
     if weights is not None:
         raise ConversionError("The option weights chooses among several sets; an inference model has one.")
@@ -246,6 +253,10 @@ def _compared_with_program(checkpoint, inference_model):
         left_out = [*report.left_out, COMPLETED]
         report = dataclasses.replace(report, num_tensors=len(inference_model.tensors), left_out=left_out)
     parity = compare_with_program(checkpoint.model, inference_model, image_size)
+    if parity.as_converted > TOLERANCE and report.assumed.get("pool_padding", ("", ""))[1] == "option":
+        raise ConversionError(
+            "The exported program pads in another way than the option pool_padding says; leave it out."
+        )
     return dataclasses.replace(checkpoint, report=dataclasses.replace(report, parity=[*report.parity, parity]))
 
 
@@ -318,6 +329,11 @@ def _check_detector(source, others, task):
 
 def _recognise_task(source, task, fields):
     has_head = "num_labels" in fields
+    if task is None and not has_head and source.keras is not None and source.keras.classifier is not None:
+        raise ConversionError(
+            f"{source.keras.head_weights} lacks the classifier that task.json builds (layers/dense); use --task "
+            "backbone for the backbone alone."
+        )
     if task == "classification" and not has_head:
         raise ConversionError(
             f"{source.path} holds a backbone without a classifier (no fc.weight); use --task backbone."

@@ -11,20 +11,26 @@ from safetensors.torch import save_file
 
 from ..errors import ConversionError, raised_as
 from ..files.atomic import atomic_file, atomic_folder, claim
-from ..model.configuration_hgnetv2 import HGNetV2Config
+from ..model.configuration_hgnetv2 import PADDLE_EPSILON, HGNetV2Config
+from ..model.image_processing_hgnetv2 import IMAGENET_MEAN, IMAGENET_STD
 from ..model.variants import PP_HGNET_VARIANTS
-from ..wording import counted
+from ..wording import counted, sentence
 from .architecture import missing_in_paddleclas, name_variant
 from .convert import read_checkpoint
 from .export_detector import DETECTOR_LAYOUTS, detector_tensors, is_detector
 from .keras_preset import has_keras_head, write_preset
 from .layouts import LAYOUTS, layouts_of, rename_back
-from .ml_decoder import paddleclas_ml_decoder
+from .ml_decoder import BILINEAR, DEFAULT_HEADS, paddleclas_ml_decoder
 from .paddle_file import write_paddle_file
 from .source import find_source
 
 
 EXPORT_LAYOUTS = ("paddleclas", "timm", "keras", *DETECTOR_LAYOUTS)
+
+
+_OPTIONS = (
+    "resize_short", "crop_size", "image_size", "num_queries", "pool_padding", "dropout", "num_heads", "num_labels",
+)  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -50,15 +56,19 @@ class ExportReport:
     crop_size: Optional[int] = None
     image_size: Optional[int] = None  # of a multi-label classifier, in the place of these two
     num_queries: Optional[int] = None  # of a detector, which no tensor shows
+    pool_padding: Optional[str] = None  # these too, where a conversion would assume something else
+    dropout: Optional[float] = None
+    num_heads: Optional[int] = None
+    num_labels: Optional[int] = None
 
     def __str__(self):
         lines = [f"{self.source} -> {self.output}", f"  layout {self.layout}, {counted(self.num_tensors, 'tensor')}"]
-        if self.resize_short is not None:
-            lines.append(f"  to convert it back: --resize-short {self.resize_short} --crop-size {self.crop_size}")
-        if self.image_size is not None:
-            lines.append(f"  to convert it back: --image-size {self.image_size}")
+        options = {name: getattr(self, name) for name in _OPTIONS if getattr(self, name) is not None}
         if self.num_queries is not None:
-            lines.append(f"  to convert it back: --family {self.layout} --num-queries {self.num_queries}")
+            options = {"family": self.layout, **options}
+        if options:
+            given = (f"--{name.replace('_', '-')} {value}" for name, value in options.items())
+            lines.append(f"  to convert it back: {' '.join(given)}")
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 
@@ -106,7 +116,8 @@ def export_weights(
     if is_detector(folder):
         return _export_detector(source, folder, output, layout, write)
     network = _network_layout(layout)
-    model = read_checkpoint(source, layout="transformers").model
+    checkpoint = read_checkpoint(source, layout="transformers")
+    model = checkpoint.model
     layouts = layouts_of(model.config.model_type)
     if network not in layouts:
         known = ", ".join(each for each in EXPORT_LAYOUTS if each in layouts)
@@ -115,34 +126,81 @@ def export_weights(
         )
     notes = _differences(model.config, hasattr(model, "fc"), network)
     if layout == "keras":
-        return _export_preset(source, folder, model, output, overwrite, notes)
+        return _export_preset(source, folder, checkpoint, output, overwrite, notes)
     tensors = rename_back(model.state_dict(), layouts[network])
     _write(write, tensors, output)
-    pixels = _pixels(source.declared) if hasattr(model, "fc") and LAYOUTS[network].has_head else {}
-    return ExportReport(os.fspath(folder), os.fspath(output), layout, len(tensors), notes, **pixels)
+    way_back = _options(model.config, network)
+    if hasattr(model, "fc") and LAYOUTS[network].has_head:
+        way_back.update(_pixels(checkpoint.report.assumed))
+        notes += _lost(model.config, checkpoint.report.assumed, source.unsupported)
+    return ExportReport(os.fspath(folder), os.fspath(output), layout, len(tensors), notes, **way_back)
 
 
-def _export_preset(source, folder, model, output, overwrite, notes):
-    declared = {field: value for field, (value, _) in source.declared.items()}
-    preprocessing = {name: declared[name] for name in ("resample", "image_mean", "image_std") if name in declared}
-    preprocessing["image_size"] = declared.get("image_size", [declared.get("crop_size", 224)] * 2)
-    preprocessing["crops"] = "image_size" not in declared
-    if has_keras_head(model) and declared.get("resize_short") != declared.get("crop_size"):
+def _export_preset(source, folder, checkpoint, output, overwrite, notes):
+    model = checkpoint.model
+    assumed = {field: value for field, (value, _) in checkpoint.report.assumed.items()}
+    preprocessing = {name: assumed[name] for name in ("resample", "image_mean", "image_std") if name in assumed}
+    preprocessing["image_size"] = assumed.get("image_size", [assumed.get("crop_size", 224)] * 2)
+    preprocessing["crops"] = "image_size" not in assumed
+    if has_keras_head(model) and source.unsupported:
+        raise ConversionError(source.unsupported)
+    if has_keras_head(model) and assumed.get("resize_short") != assumed.get("crop_size"):
         notes.append(
-            f"KerasHub resizes to the crop itself: {declared['crop_size']} pixels, not "
-            f"{declared['resize_short']} with a border cut off"
+            f"KerasHub resizes to the crop itself: {assumed['crop_size']} pixels, not "
+            f"{assumed['resize_short']} with a border cut off"
         )
     with claim(output, folder, overwrite), atomic_folder(output) as partial:
-        count = write_preset(model, partial, preprocessing)
+        try:
+            count = write_preset(model, partial, preprocessing)
+        except (OSError, RuntimeError) as error:  # h5py's on a full disk
+            raise ConversionError(f"Cannot write {output}: {sentence(error)}") from error
     return ExportReport(os.fspath(folder), os.fspath(output), "keras", count, notes)
 
 
-def _pixels(declared):
-    """The preprocessing that a weight file does not hold, as options of a conversion."""
-    if {"resize_short", "crop_size"} <= set(declared):
-        return {field: declared[field][0] for field in ("resize_short", "crop_size")}
-    height, width = declared.get("image_size", ((None, None),))[0]
+def _options(config, layout):
+    """What a weight file does not hold of the network, as options of a conversion, where that assumes otherwise."""
+    options = {}
+    padding = getattr(config, "pool_padding", None)
+    if config.use_learnable_affine_block and padding not in (None, LAYOUTS[layout].pool_padding):
+        options["pool_padding"] = padding
+    if not LAYOUTS[layout].has_head:
+        return options
+    dropout = getattr(config, "dropout_prob", 0.0)
+    if dropout != (_paddleclas_dropout(config) if layout == "paddleclas" else 0.0):
+        options["dropout"] = dropout
+    if hasattr(config, "decoder_queries"):
+        if config.decoder_attention_heads != DEFAULT_HEADS:
+            options["num_heads"] = config.decoder_attention_heads
+        if config.num_labels > config.decoder_queries:
+            options["num_labels"] = config.num_labels
+    return options
+
+
+def _pixels(assumed):
+    """The same of a classifier's preprocessing."""
+    if {"resize_short", "crop_size"} <= set(assumed):
+        return {field: assumed[field][0] for field in ("resize_short", "crop_size")}
+    height, width = assumed.get("image_size", ((None, None),))[0]
     return {"image_size": height} if height == width else {}
+
+
+def _lost(config, assumed, unsupported):
+    """What neither the file nor an option of a conversion holds, in words."""
+    is_decoder = hasattr(config, "decoder_queries")
+    problems = (_MULTI_LABEL,) if is_decoder else (None, "single_label_classification")
+    usual = {
+        "problem_type": config.problem_type in problems,
+        "resample": assumed["resample"][0] == (BILINEAR if is_decoder else 3),
+        "image_mean": list(assumed["image_mean"][0]) == list(IMAGENET_MEAN),
+        "image_std": list(assumed["image_std"][0]) == list(IMAGENET_STD),
+        "decoder_activation_function": getattr(config, "decoder_activation_function", "relu") == "relu",
+    }
+    lost = [name for name, is_usual in usual.items() if not is_usual]
+    notes = [f"no weight file holds {', '.join(lost)}; set them in the folder that it converts to"] if lost else []
+    return [*notes, unsupported] if unsupported else notes
+
+
+_MULTI_LABEL = "multi_label_classification"
 
 
 def _export_detector(source, folder, output, layout, write):
@@ -236,6 +294,9 @@ def _differences(config, has_head, layout):
         notes.append(f"build the network with dropout_prob={config.dropout_prob}, which scales its logits")
     elif has_head and getattr(config, "dropout_prob", 0.0) and layout == "timm":
         notes.append(f"timm's dropout does not scale in evaluation as Paddle's does ({config.dropout_prob} here)")
+    epsilon = getattr(config, "batch_norm_eps", PADDLE_EPSILON)
+    if abs(epsilon - PADDLE_EPSILON) > PADDLE_EPSILON * 1e-6:
+        notes.append(f"{title}'s batch norm has an epsilon of 1e-5, this folder's {epsilon}: its outputs differ")
     return notes
 
 

@@ -55,14 +55,16 @@ def read_preset(folder, read_json):
     Raises:
         `ConversionError`: it holds what KerasHub does not write, or asks for something that is unsupported.
     """
-    task, converter = read_json(folder / "task.json"), read_json(folder / "image_converter.json")
+    names = ("config.json", "task.json", "image_converter.json", "preprocessor.json")
+    config, task, converter, preprocessor = (read_json(folder / name) for name in names)
     if task and task.get("registered_name") != _CLASSIFIER:
         raise ConversionError(
             f"{folder / 'task.json'} builds {str(task.get('registered_name'))[:80]}; expected {_CLASSIFIER}. "
             "Without task.json and task.weights.h5, the folder converts as a backbone."
         )
     try:
-        backbone = read_json(folder / "config.json")["config"]
+        backbone = config["config"]
+        _check_copies(folder, config, task, converter, preprocessor)
         classifier = task["config"] if task else None
         declared = {"hidden_act": (backbone["hidden_act"], _REASON.format("config.json"))}
         if classifier is not None:
@@ -83,6 +85,30 @@ def read_preset(folder, read_json):
         )
     head = folder / HEAD_WEIGHTS
     return declared, KerasPreset(backbone, classifier, str(head) if head.is_file() else None)
+
+
+def _check_copies(folder, config, task, converter, preprocessor):
+    """KerasHub writes backbone and image converter into several files, and loads them from one or the other."""
+    nested = task.get("config") or {}
+    copies = (
+        ("config.json", config, "task.json", nested.get("backbone")),
+        (_CONVERTER, converter, "task.json", _converter_in(nested.get("preprocessor"))),
+        (_CONVERTER, converter, "preprocessor.json", _converter_in(preprocessor)),
+    )
+    for name, content, other, copy in copies:
+        one, two = ((each or {}).get("config") or {} for each in (content, copy))
+        for field in one.keys() & two.keys() - _OF_NO_EFFECT:
+            if one[field] != two[field]:
+                values = f"{str(one[field])[:80]} in {name} and {str(two[field])[:80]} in {other}"
+                raise ConversionError(f"{folder} says {field[:40]} {values}; correct the one that is wrong.")
+
+
+_CONVERTER = "image_converter.json"
+_OF_NO_EFFECT = {"name", "trainable", "dtype", "out_features"}
+
+
+def _converter_in(preprocessor):
+    return ((preprocessor or {}).get("config") or {}).get("image_converter")
 
 
 def _declared_head(classifier):
@@ -107,7 +133,9 @@ def _preprocessing(folder, converter):
     declared["image_mean"] = [-value * deviation for value, deviation in zip(offset, std)]
     if converter["image_size"] is None:
         return {field: (value, reason) for field, value in declared.items()}
-    height, width = (int(side) for side in converter["image_size"])
+    height, width = converter["image_size"]
+    if type(height) is not int or type(width) is not int:
+        raise TypeError("an image_size that is no number of pixels")
     if not 0 < min(height, width) <= max(height, width) <= _LARGEST_SIDE:
         raise ValueError(f"an image_size of {height:.3g}×{width:.3g}")
     if converter["pad_to_aspect_ratio"] or (converter["crop_to_aspect_ratio"] and height != width):
@@ -152,6 +180,7 @@ def check_preset(preset, fields):
         said.update({field: list(columns[index]) for index, field in enumerate(_COLUMNS)})
         said.update({field: [bool(each) for each in config[name]] for field, name in _LISTS.items()})
         said["stem_channels"] = list(config["stem_channels"][1:])
+        said["num_channels"] = config["image_shape"][-1]
         said["use_learnable_affine_block"] = config["use_learnable_affine_block"]
         shown = {field: fields[field] for field in said}
         shown["stem_channels"] = fields["stem_channels"][1:]
@@ -251,11 +280,13 @@ def _backbone_config(config):
 def _converter_config(preprocessing):
     mean, std = (preprocessing.get(*pair) for pair in (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_STD)))
     names = {number: name for name, number in _FILTERS.items()}
+    if preprocessing.get("resample", 3) not in names:
+        raise ConversionError(f"KerasHub has no filter like Pillow's number {preprocessing['resample']}.")
     return {
         "image_size": preprocessing.get("image_size", [224, 224]),
         "scale": [1 / (255 * each) for each in std],
         "offset": [-each / deviation for each, deviation in zip(mean, std)],
-        "interpolation": names.get(preprocessing.get("resample", 3), "bicubic"),
+        "interpolation": names[preprocessing.get("resample", 3)],
         "antialias": True,
         "crop_to_aspect_ratio": preprocessing.get("crops", True),
         "pad_to_aspect_ratio": False,

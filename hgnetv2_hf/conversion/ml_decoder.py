@@ -16,6 +16,7 @@ SHOWN_FIELDS = (
     "decoder_self_attention",
 )
 ASSUMED_FIELDS = ("decoder_attention_heads", "decoder_activation_function", "decoder_dropout", "problem_type")
+DEFAULT_HEADS = 8  # PaddleClas's
 IMAGE_SIZE = 448
 BILINEAR = 2  # PIL's number
 _TENSORS_PER_LAYER = 18  # without attention among the queries
@@ -51,7 +52,7 @@ def assume_decoder(fields):
     """What no tensor shows, as [`assume`] returns it."""
     default = "PaddleClas's default"
     return {
-        "decoder_attention_heads": (8, default),
+        "decoder_attention_heads": (DEFAULT_HEADS, default),
         "decoder_activation_function": ("relu", default),
         "decoder_dropout": (0.1, f"{default}, while training only"),
         "pooling before the decoder": ("none", f"{default} (remove_layers: avg_pool, flatten)"),

@@ -88,8 +88,10 @@ def choose_weights(path, content, tensor_type, wanted=None):
         found = [each for each in called if each.place == wanted] or called
         if not found:
             named = [each for each in (*known, *others) if each.place]
-            holds = f"but {_listed(named)}" if named else "but one set without a name: leave --weights out"
+            holds = f"but these: {_listed(named)}" if named else "but one set without a name: leave --weights out"
             raise ConversionError(f"{path} holds no weights {wanted[:80]!r}, {holds}.")
+        if len(found) > 1 and wanted.lower() not in KINDS:
+            raise ConversionError(f"{path} holds several weights {wanted[:80]!r}: {_listed(found)}; none is taken.")
     taken = found[0]
     rest = tuple(each.place for each in (*known, *others) if each is not taken and each.place)
     return taken, Place(taken.place, rest)

@@ -183,6 +183,7 @@ def build_image_processor(assumed):
 def _short_side_and_crop(short, crop):
     if crop > short:
         raise ConversionError(
-            f"A crop of {crop} pixels does not fit into images whose short side is resized to {short}."
+            f"A crop of {crop} pixels does not fit into images whose short side is resized to {short}; pass "
+            f"--resize-short (and --crop-size) with what the network was trained with."
         )
     return {"shortest_edge": short}, {"height": crop, "width": crop}

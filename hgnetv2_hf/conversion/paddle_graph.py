@@ -398,11 +398,16 @@ def _full(attributes):
 
 def is_downscaling(attributes):
     """Whether a dropout multiplies by 1 - p in evaluation."""
-    return attributes.get("mode", attributes.get("dropout_implementation")) == "downgrade_in_infer"
+    mode = attributes.get("mode", attributes.get("dropout_implementation"))
+    if mode not in ("downgrade_in_infer", "upscale_in_train"):
+        raise ConversionError(f"The program holds a dropout of the unknown kind {mode!r:.40}.")
+    return mode == "downgrade_in_infer"
 
 
 def _dropout(attributes, x, seed=None, probability=None):
     """Paddle takes the probability, and the factor, as float32 numbers."""
+    if not attributes["is_test"]:
+        raise ValueError("it was exported for training")
     if not is_downscaling(attributes):
         return x
     probability = attributes["dropout_prob"] if probability is None else probability

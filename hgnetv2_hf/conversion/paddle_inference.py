@@ -32,6 +32,7 @@ from .paddle_program import Program, is_parameters, named_parameters, read_param
 
 PROGRAMS = (".json", ".pdmodel")
 PARAMETERS = ".pdiparams"
+LARGEST_SIDE = 4096  # pixels
 SETTINGS = ("inference.yml", "infer_cfg.yml")  # of PaddleX and PaddleClas; of PaddleDetection
 
 
@@ -549,12 +550,16 @@ def _argument(operation, constants, place, *names):
 
 
 def _image_size(program, names):
-    """The side of the images that a classifier was exported for, where they are square and of one size."""
+    """Of the images that a classifier was exported for, where they are of one size: a crop, where it is a square."""
     shapes = [each.attributes.get("shape") for each in program.operations if each.kind == "data"]
-    if len(shapes) == 1 and len(shapes[0] or ()) == 4 and shapes[0][2] == shapes[0][3] and shapes[0][2] > 0:
-        side = shapes[0][2]
-        return {"image_size": [side, side]} if ML_DECODER in names.values() else {"crop_size": side}
-    return {}
+    if len(shapes) != 1 or len(shapes[0] or ()) != 4 or min(shapes[0][2:]) <= 0:
+        return {}
+    height, width = map(int, shapes[0][2:])
+    if max(height, width) > LARGEST_SIDE:
+        raise ConversionError(f"The program takes images of {height}×{width} pixels, which no such network does.")
+    if height == width and ML_DECODER not in names.values():
+        return {"crop_size": height}
+    return {"image_size": [height, width]}
 
 
 def _facts(program, names):
@@ -592,6 +597,8 @@ def _decoder_facts(program, names):
     logits = {*returned, *before_the_end(program).values()}
     hidden, facts = set(), {}
     for operation in program.operations:
+        if operation.kind == "softmax" and operation.outputs[0] in returned:
+            facts["problem_type"] = "single_label_classification"
         if operation.kind == "add" and re.fullmatch(_HIDDEN, names.get(parameter_of.get(operation.inputs[1]), "")):
             hidden.add(operation.outputs[0])
         elif operation.kind in ("relu", "gelu") and operation.inputs[0] in hidden:

@@ -1,6 +1,7 @@
 """What SOURCE means: a file, a folder, an inference model, a published name; what it says beside its tensors."""
 
 import dataclasses
+import difflib
 import json
 import os
 from pathlib import Path
@@ -29,6 +30,7 @@ class Source:
     timm: Optional[TimmModel] = None  # what a timm folder builds
     keras: Optional[KerasPreset] = None  # what a preset of KerasHub builds
     inference: Optional[InferenceFiles] = None  # of an inference model
+    unsupported: Optional[str] = None  # why its preprocessing is none that a conversion writes, in a sentence
 
     @property
     def address(self):
@@ -55,8 +57,11 @@ def find_source(source):
         raise ConversionError(f"{source} is neither a file nor a folder.")
     name = published_name(source)
     if name is None:
+        similar = difflib.get_close_matches(source, PUBLISHED)
+        meant = f"; is one of these meant: {', '.join(similar)}?" if similar else "."
         raise ConversionError(
-            f"There is no file {source}, and no checkpoint is published under this name (`hgnetv2-hf list` has all)."
+            f"There is no file {source}, and no checkpoint is published under this name (`hgnetv2-hf list` has "
+            f"all){meant}"
         )
     row = PUBLISHED[name]
     if row.page is not None:
@@ -108,7 +113,9 @@ def _folder(folder):
             f"{folder} is a folder without weights (no {', '.join(_WEIGHT_FILES)} or {PARAMETERS} with its program)."
         )
     if "model_type" in config:
-        return Source(str(weights), declared=_declared_by_transformers(folder, config))
+        processor = _read_json(folder / "preprocessor_config.json")
+        declared = _declared_by_transformers(folder, config, processor)
+        return Source(str(weights), declared=declared, unsupported=_unsupported(folder, processor))
     declared, model = read_timm_config(config)
     return Source(str(weights), declared=declared, timm=model)
 
@@ -125,10 +132,39 @@ def _read_json(path):
     return content
 
 
-def _declared_by_transformers(folder, config):
+def _unsupported(folder, processor):
+    """Images are resized, cropped to a square from their short side on or not at all, and normalised from 0…1."""
+    size, crop = processor.get("size"), processor.get("crop_size")
+    crops = _crops(processor)
+    reason = next((f"{name} is false" for name in _STEPS if processor.get(name) is False), None)
+    factor = processor.get("rescale_factor", 1 / 255)
+    if not isinstance(factor, (int, float)) or abs(factor * 255 - 1) > _ROUNDING:
+        reason = f"rescale_factor is {factor!r:.40}"
+    elif processor and not isinstance(size, dict):
+        reason = f"size is {size!r:.40}"
+    elif processor and crops != ("shortest_edge" in size):
+        reason = "a short side and a crop, or one size without a crop, are what a conversion knows"
+    elif crops and isinstance(crop, dict) and crop.get("height") != crop.get("width"):
+        reason = "the crop is no square"
+    if reason is None:
+        return None
+    return f"{folder}/preprocessor_config.json prepares images in a way that is lost here: {reason}."
+
+
+def _crops(processor):
+    """Processors that never crop, as those of vision transformers, do not say so."""
+    crops = processor.get("do_center_crop")
+    return crops if crops is not None else "shortest_edge" in (processor.get("size") or ())
+
+
+_STEPS = ("do_resize", "do_rescale", "do_normalize")
+_ROUNDING = 1e-6
+
+
+def _declared_by_transformers(folder, config, processor):
     """What no tensor shows and the folder's own configuration says, saved by this package or by stock Transformers."""
-    if isinstance(config.get("backbone_config"), dict):  # a detector
-        config = config["backbone_config"]
+    is_detector = isinstance(config.get("backbone_config"), dict)
+    config = config["backbone_config"] if is_detector else config
     if config.get("model_type") not in NETWORK_TYPES:
         return {}
     if config["model_type"] == "hgnet_v2" and config.get("hidden_act", "relu") != "relu":
@@ -149,12 +185,11 @@ def _declared_by_transformers(folder, config):
             declared["id2label"] = {int(index): str(label) for index, label in declared["id2label"].items()}
         except (AttributeError, TypeError, ValueError) as error:
             raise ConversionError(f"{folder}/config.json holds an id2label that is not a table of labels.") from error
-    processor = _read_json(folder / "preprocessor_config.json")
     for field, key, side in (("resize_short", "size", "shortest_edge"), ("crop_size", "crop_size", "height")):
         if isinstance(processor.get(key), dict) and isinstance(processor[key].get(side), int):
             declared[field] = processor[key][side]
     size = processor.get("size")
-    if processor.get("do_center_crop") is False and isinstance(size, dict) and {"height", "width"} <= set(size):
+    if not (is_detector or _crops(processor)) and isinstance(size, dict) and {"height", "width"} <= set(size):
         declared.pop("crop_size", None)
         declared["image_size"] = [size["height"], size["width"]]
     for field in ("image_mean", "image_std", "resample"):

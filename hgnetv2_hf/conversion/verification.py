@@ -151,6 +151,8 @@ def compare_with_program(model, inference_model, image_size=None):
             places = ["logits"]
         if not places and not hasattr(model, "fc") and output.ndim == 2:
             continue  # a classifier's scores, of which the backbone alone was asked for
+        if places and places[0] in answer:
+            raise ConversionError(f"The program returns {places[0]} twice.")
         if not places:
             raise ConversionError(f"The program returns values of shape {list(output.shape)}; this network does not.")
         answer[places[0]] = output.numpy()

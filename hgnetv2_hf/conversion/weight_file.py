@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import zipfile
 from typing import Optional, Union
 
@@ -108,6 +109,11 @@ def _read_torch_file(path, mmap, weights):
 def _reason(error):
     """PyTorch wraps the one sentence that matters in pages of advice."""
     lines = [line.strip() for line in str(error).splitlines() if "WeightsUnpickler error" in line or "GLOBAL" in line]
+    if lines and (match := re.search(r"GLOBAL ([\w.]{1,80})", lines[0])):
+        return (
+            f"Python objects ({match[1]}); save its dictionary of tensors alone, with torch.save, where you trust the "
+            "file"
+        )
     return lines[0] if lines else error
 
 

@@ -221,7 +221,7 @@ def _load(folder, dtype, compile, batch_size, device=None):
     try:
         config = AutoConfig.from_pretrained(folder)
         if not any("ForImageClassification" in name for name in config.architectures or []):
-            raise InferenceError(f"{folder} is no image classifier.")
+            raise InferenceError(f"{folder} is no image classifier (for a detector, use detect).")
         model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
         processor = load_image_processor(folder)
         model = _fastest(model.to(device), dtype, compile)

@@ -355,10 +355,10 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("name", ["classify", "quickstart"])
-def test_interrupting_says_what_continues_and_leaves_no_handler(name, capsys, monkeypatch, interruptible):
+@pytest.mark.parametrize("name, ending", [("classify", "SIGINT"), ("quickstart", "SIGTERM"), ("quickstart", "SIGHUP")])
+def test_interrupting_says_what_continues_and_leaves_no_handler(name, ending, capsys, monkeypatch, interruptible):
     def interrupted(*args, **kwargs):
-        signal.raise_signal(signal.SIGTERM if name == "quickstart" else signal.SIGINT)
+        signal.raise_signal(getattr(signal, ending))
 
     room = "cli" if name == "quickstart" else "inference"
     module = importlib.import_module(f"hgnetv2_hf.{room}.{name}")
@@ -367,7 +367,7 @@ def test_interrupting_says_what_continues_and_leaves_no_handler(name, capsys, mo
     if name == "quickstart":
         with pytest.raises(SystemExit) as stopped:
             main(["quickstart"])
-        assert stopped.value.code == 1 and capsys.readouterr().err == "hgnetv2-hf: ended by SIGTERM.\n"
+        assert stopped.value.code == 1 and capsys.readouterr().err == f"hgnetv2-hf: ended by {ending}.\n"
     else:
         assert main(["classify", "images", "--model", "model"]) == 1
         assert "interrupted; with --output, the same command continues" in capsys.readouterr().err

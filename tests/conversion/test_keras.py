@@ -198,10 +198,76 @@ def test_optimized_it_computes_the_same(converted):
     ],
 )
 def test_a_configuration_that_says_something_else_is_refused(preset, tmp_path, file, keys, value, message):
-    change(preset / file, *keys, value=value)
+    for name, place in ((file, ()), *COPIES.get(file, ())):
+        change(preset / name, *place, *keys, value=value)
     with pytest.raises(ConversionError, match=message):
         convert_checkpoint(preset, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# KerasHub writes a configuration into several files: the other places, by the one that is read.
+COPIES = {
+    "config.json": [("task.json", ("config", "backbone"))],
+    "image_converter.json": [
+        ("task.json", ("config", "preprocessor", "config", "image_converter")),
+        ("preprocessor.json", ("config", "image_converter")),
+    ],
+}
+
+
+@pytest.mark.parametrize("file, place", [copy for copies in COPIES.values() for copy in copies])
+def test_copies_of_a_configuration_that_differ_are_refused(preset, tmp_path, file, place):
+    field, value = ("hidden_act", "gelu") if "backbone" in place else ("scale", [1.0, 1.0, 1.0])
+    change(preset / file, *place, "config", field, value=value)
+    with pytest.raises(ConversionError, match=f"says {field} .* in {file}; correct the one"):
+        convert_checkpoint(preset, tmp_path / "out")
+
+
+def test_head_weights_stand_in_one_file_and_are_there(preset, tmp_path):
+    with h5py.File(preset / "task.weights.h5", "r") as file:
+        shape = file["layers/dense/vars/0"].shape
+    with h5py.File(preset / "model.weights.h5", "a") as file:
+        file["layers/dense/vars/0"] = np.ones(shape, "float32")
+    with pytest.raises(ConversionError, match="both hold layers/dense/vars/0"):
+        convert_checkpoint(preset, tmp_path / "out")
+    for name in ("model.weights.h5", "task.weights.h5"):
+        with h5py.File(preset / name, "a") as file:
+            del file["layers/dense"]
+    with pytest.raises(ConversionError, match="lacks the classifier"):
+        convert_checkpoint(preset, tmp_path / "out")
+    convert_checkpoint(preset, tmp_path / "out", task="backbone")
+
+
+@pytest.mark.parametrize(
+    "field, value, words",
+    [
+        ("do_normalize", False, "do_normalize is false"),
+        ("rescale_factor", 1 / 127.5, "rescale_factor is 0.0078"),
+        ("crop_size", {"height": 64, "width": 32}, "no square"),
+        ("do_center_crop", False, "a short side and a crop"),
+        ("size", {"height": 64, "width": 64}, "a short side and a crop"),
+        ("size", [64], "size is \\[64"),
+        ("resample", 4, "no filter"),
+    ],
+)
+def test_preprocessing_that_would_be_lost_is_refused(converted, tmp_path, field, value, words):
+    folder = shutil.copytree(converted, tmp_path / "folder")
+    change(folder / "preprocessor_config.json", field, value=value)
+    with pytest.raises(ConversionError, match=words):
+        export_weights(folder, tmp_path / "preset", layout="keras")
+    if field != "resample":  # a folder can say this filter
+        with pytest.raises(ConversionError, match=words):
+            convert_checkpoint(folder, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == ["folder"]
+
+
+def test_one_mean_for_all_channels_is_written_for_each(converted, tmp_path):
+    folder = shutil.copytree(converted, tmp_path / "folder")
+    for field in ("image_mean", "image_std"):
+        change(folder / "preprocessor_config.json", field, value=0.5)
+    export_weights(folder, tmp_path / "preset", layout="keras")
+    config = json.loads((tmp_path / "preset" / "image_converter.json").read_text())["config"]
+    assert config["offset"] == [-1.0] * 3 and config["scale"] == pytest.approx([2 / 255] * 3)
 
 
 PLACE = "layers/hg_net_v2_embeddings/stem1_layer/convolution/vars"

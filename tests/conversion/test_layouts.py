@@ -537,7 +537,7 @@ def test_one_of_something_is_not_called_many(tiny_fields, tmp_path):
     with pytest.raises(ConversionError, match="has 2 values; the network takes 3 channels"):
         convert_checkpoint(folder, tmp_path / "other")
     (folder / "config.json").write_text(json.dumps({"label_names": ["a", "b"]}))
-    with pytest.raises(ConversionError, match="names 2 classes; its tensors have 1"):
+    with pytest.raises(ConversionError, match="are for 2 classes, and its tensors for 1"):
         convert_checkpoint(folder, tmp_path / "other")
 
 

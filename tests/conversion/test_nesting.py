@@ -114,11 +114,16 @@ def test_the_report_and_the_card_name_what_was_taken_and_what_was_left(tensors, 
 @pytest.mark.parametrize(
     "content, wanted, words",
     [
-        (FILES["timm's trainer"][0], "teacher", "holds no weights 'teacher', but state_dict_ema, state_dict."),
-        (FILES["a student and its teacher"][0], "ema", "holds no weights 'ema', but Student, Teacher."),
+        (FILES["timm's trainer"][0], "teacher", "holds no weights 'teacher', but these: state_dict_ema, state_dict."),
+        (FILES["a student and its teacher"][0], "ema", "holds no weights 'ema', but these: Student, Teacher."),
         (lambda made: made(1), "ema", "holds no weights 'ema', but one set without a name: leave --weights out."),
         (FILES["keys that nobody knows"][0], None, "holds weights under net_a, more.net_b; pass --weights"),
-        (FILES["ema and model"][0], "", "holds no weights '', but ema.module, model."),
+        (
+            lambda made: {"a": {"net": made(1)}, "b": {"net": made(2)}},
+            "net",
+            "several weights 'net': a.net, b.net; none",
+        ),
+        (FILES["ema and model"][0], "", "holds no weights '', but these: ema.module, model."),
     ],
 )
 def test_a_choice_that_is_not_there_is_one_sentence(content, wanted, words, marked, tmp_path, capsys):

@@ -332,9 +332,81 @@ def test_exchanged_weights_are_seen_by_what_the_program_computes(export, tmp_pat
         hgnetv2_hf.convert_checkpoint(folder, tmp_path / "found")
 
 
-def test_an_option_that_contradicts_the_program_is_refused(export, tmp_path):
-    with pytest.raises(ConversionError, match="computes something else"):
-        hgnetv2_hf.convert_checkpoint(export("softmax-json"), tmp_path / "found", dropout=0.5)
+@pytest.mark.parametrize(
+    "option, words", [({"dropout": 0.5}, "computes something else"), ({"pool_padding": "zero"}, "pads in another way")]
+)
+def test_an_option_that_contradicts_the_program_is_refused(export, tmp_path, option, words):
+    with pytest.raises(ConversionError, match=words):
+        hgnetv2_hf.convert_checkpoint(export("softmax-json"), tmp_path / "found", **option)
+
+
+def program_of(folder):
+    """Its program as data, the operations in it, and what writes it back."""
+    path = folder / "inference.json"
+    content = json.loads(path.read_text())
+    operations = content["program"]["regions"][0]["blocks"][0]["ops"]
+    return operations, lambda: path.write_text(json.dumps(content))
+
+
+def test_the_end_of_an_ml_decoder_shows_whether_labels_exclude_each_other(export, tmp_path):
+    folder = export("ml-json")
+    operations, save = program_of(folder)
+    softmax = next(each for each in program_of(export("softmax-json"))[0] if each["#"] == "1.softmax")
+    sigmoid = [each for each in operations if each["#"] == "1.sigmoid"][-1]
+    sigmoid.update({"#": "1.softmax", "A": softmax["A"]})
+    save()
+    report = hgnetv2_hf.convert_checkpoint(folder, tmp_path / "found")
+    assert report.assumed["problem_type"] == ("single_label_classification", "read from inference.json")
+
+
+@pytest.mark.parametrize("name, sides", [("ml-json", [448, 320]), ("softmax-json", [448, 320]), ("tiny-json", None)])
+def test_images_that_a_program_takes_are_no_squares_or_none_at_all(export, tmp_path, name, sides):
+    shape = [-1, 3, *(sides or (10**9, 10**9))]
+    folder = changed(export(name), "[-1,3,224,224]", str(shape).replace(" ", ""))
+    if sides is None:
+        with pytest.raises(ConversionError, match="images of 1000000000×1000000000"):
+            hgnetv2_hf.convert_checkpoint(folder, tmp_path / "found")
+        return
+    report = hgnetv2_hf.convert_checkpoint(folder, tmp_path / "found")
+    assert report.assumed["image_size"] == (sides, "read from inference.json")
+
+
+def test_a_program_that_returns_its_logits_twice_is_refused(export, tmp_path):
+    folder = export("softmax-json")
+    operations, save = program_of(folder)
+    operations.append(json.loads(json.dumps(operations[-1]).replace('"col"', '"other"')))
+    save()
+    with pytest.raises(ConversionError, match="returns logits twice"):
+        hgnetv2_hf.convert_checkpoint(folder, tmp_path / "found")
+
+
+@pytest.mark.parametrize("before, after", [("downgrade_in_infer", "foo"), ("true", "false")])  # is_test
+def test_a_dropout_for_training_or_of_another_kind_is_refused(export, tmp_path, before, after):
+    folder = export("tiny-json")
+    operations, save = program_of(folder)
+    dropout = next(each for each in operations if each["#"] == "1.dropout")
+    text = json.dumps(dropout)
+    assert before in text
+    dropout.update(json.loads(text.replace(before, after)))
+    save()
+    with pytest.raises(ConversionError, match="dropout"):
+        hgnetv2_hf.convert_checkpoint(folder, tmp_path / "found")
+
+
+@pytest.mark.parametrize("name", ["tiny-json", "ml-json"])
+def test_the_printed_way_back_gives_the_same_network(export, tmp_path, name):
+    """But for what is noted to be lost."""
+    hgnetv2_hf.convert_checkpoint(export(name), tmp_path / "folder")
+    report = hgnetv2_hf.export_weights(tmp_path / "folder", tmp_path / "x.pdparams")
+    words = next(line for line in str(report).splitlines() if "to convert it back" in line).split()[4:]
+    options = {name.removeprefix("--").replace("-", "_"): float(value) for name, value in zip(words[::2], words[1::2])}
+    options = {name: value if name == "dropout" else int(value) for name, value in options.items()}
+    hgnetv2_hf.convert_checkpoint(tmp_path / "x.pdparams", tmp_path / "back", **options)
+    before, after = (files_of(tmp_path / each) for each in ("folder", "back"))
+    if name == "ml-json":
+        assert "no weight file holds decoder_activation_function" in str(report)
+        before["config.json"] = before["config.json"].replace(b'function": "gelu"', b'function": "relu"')
+    assert before == after
 
 
 def operation(kind, inputs, output, **attributes):
