@@ -80,7 +80,7 @@ def find_inference_files(path):
             names = ", ".join(each.name for each in [*programs, *found][:6])
             raise ConversionError(
                 f"{path} is not one inference model, which has a program ({' or '.join(PROGRAMS)}) and parameters "
-                f"({PARAMETERS}) of one name: it holds {names}."
+                f"({PARAMETERS}) of one name, each once: it holds {names}."
             )
         return _beside(found[0])
     if path.suffix == PARAMETERS or _starts_as_parameters(path):
@@ -440,8 +440,8 @@ def name_by_shapes(tensors, path):
     network = next((network for network in _NETWORKS if _fits(shapes, network)), None)
     if network is None:
         raise ConversionError(
-            f"{path} holds parameters without names, and their shapes are not those of a PP-HGNetV2-B0 to B6, or "
-            f"PP-HGNet, that was built first in its process; {advice}."
+            f"{path} holds parameters without names, and their shapes are not in the order of a PP-HGNetV2-B0 to B6 "
+            f"or PP-HGNet exported by a program that built nothing before; {advice}."
         )
     # The numbers of convolutions show whether anything was built before; affine blocks, all alike, follow them.
     first = _file_order(network, 0, "conv2d")

@@ -61,7 +61,7 @@ class ConversionReport:
             f"  {self.title}, {self.task}{head}: {tensors}, {self.num_parameters / 1e6:.2f} M parameters",
             f"  layout {self.layout}, SHA-256 {self.sha256[:16]}…",
             f"  model type {self.model_type}" + (f": {self.model_type_reason}" if self.model_type_reason else ""),
-            "  assumed, because no tensor shows it:",
+            "  what no tensor shows, and who says so:",
             *(f"    {field} = {value} ({reason})" for field, (value, reason) in self.assumed.items()),
             *(f"  left out: {what}" for what in self.left_out),
             *(f"  checked: {check}" for check in [*self.checks, *map(str, self.parity)]),

@@ -60,8 +60,17 @@ def fetch(row):
 
 def _from_hub(row):
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import logging
 
-    return hf_hub_download(row.repo_id, "model.safetensors")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # without a line for each of its attempts
+    try:
+        return hf_hub_download(row.repo_id, "model.safetensors")
+    except LocalEntryNotFoundError as error:  # pages of advice around the reason
+        raise ConnectionError(f"the Hub cannot be reached: {sentence(error.__cause__ or error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _from_address(url, path):

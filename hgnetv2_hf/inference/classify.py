@@ -227,6 +227,11 @@ def _load(folder, dtype, compile, batch_size, device=None):
         model = _fastest(model.to(device), dtype, compile)
     except UNLOADABLE as error:
         raise InferenceError(f"{folder} is no classifier that can be loaded: {sentence(error)[:300]}") from error
+    means, channels = getattr(processor, "image_mean", None), getattr(config, "num_channels", None)
+    if isinstance(means, (list, tuple)) and channels not in (None, len(means)):
+        raise InferenceError(
+            f"{folder} takes images of {counted(channels, 'channel')}, and its processor prepares {len(means)}."
+        )
 
     def logits(pixel_values):
         count = len(pixel_values)

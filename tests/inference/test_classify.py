@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,6 +186,14 @@ def test_stocks_models_and_image_processors_are_classified_too(tmp_path):
     transformers.ConvNextImageProcessor(size={"shortest_edge": 64}).save_pretrained(tmp_path / "model")
     PIL.Image.effect_noise((80, 90), 50).save(tmp_path / "image.png")
     assert classify([str(tmp_path / "image.png")], tmp_path / "model", show=str)["unreadable"] == 0
+
+
+def test_a_processor_with_other_channels_than_the_network_gets_one_sentence(digits_folder, images, tmp_path):
+    folder = shutil.copytree(digits_folder, tmp_path / "folder")
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "image_mean": [0.5] * 2, "image_std": [0.5] * 2}))
+    with pytest.raises(InferenceError, match="its processor prepares 2"):
+        classify([str(images)], folder, tmp_path / "out.csv", show=str)
 
 
 def test_weights_that_are_not_finite_get_one_sentence(digits_folder, images, tmp_path, capsys):
