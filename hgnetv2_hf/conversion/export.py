@@ -129,8 +129,9 @@ def export_weights(
         return _export_preset(source, folder, checkpoint, output, overwrite, notes)
     tensors = rename_back(model.state_dict(), layouts[network])
     _write(write, tensors, output)
-    way_back = _options(model.config, network)
-    if hasattr(model, "fc") and LAYOUTS[network].has_head:
+    has_head = hasattr(model, "fc") and LAYOUTS[network].has_head
+    way_back = _options(model.config, network, has_head)
+    if has_head:
         way_back.update(_pixels(checkpoint.report.assumed))
         notes += _lost(model.config, checkpoint.report.assumed, source.unsupported)
     return ExportReport(os.fspath(folder), os.fspath(output), layout, len(tensors), notes, **way_back)
@@ -157,16 +158,18 @@ def _export_preset(source, folder, checkpoint, output, overwrite, notes):
     return ExportReport(os.fspath(folder), os.fspath(output), "keras", count, notes)
 
 
-def _options(config, layout):
+def _options(config, layout, has_head):
     """What a weight file does not hold of the network, as options of a conversion, where that assumes otherwise."""
     options = {}
-    padding = getattr(config, "pool_padding", None)
-    if config.use_learnable_affine_block and padding not in (None, LAYOUTS[layout].pool_padding):
+    padding = getattr(config, "pool_padding", "zero")  # stock's
+    if config.use_learnable_affine_block and padding != LAYOUTS[layout].pool_padding:
         options["pool_padding"] = padding
-    if not LAYOUTS[layout].has_head:
+    if not has_head:
         return options
     dropout = getattr(config, "dropout_prob", 0.0)
-    if dropout != (_paddleclas_dropout(config) if layout == "paddleclas" else 0.0):
+    if getattr(config, "use_last_conv", False) and dropout != (
+        _paddleclas_dropout(config) if layout == "paddleclas" else 0.0
+    ):
         options["dropout"] = dropout
     if hasattr(config, "decoder_queries"):
         if config.decoder_attention_heads != DEFAULT_HEADS:
@@ -190,6 +193,7 @@ def _lost(config, assumed, unsupported):
     problems = (_MULTI_LABEL,) if is_decoder else (None, "single_label_classification")
     usual = {
         "problem_type": config.problem_type in problems,
+        "image_size": len(set(assumed.get("image_size", ((),))[0])) < 2,  # not a square
         "resample": assumed["resample"][0] == (BILINEAR if is_decoder else 3),
         "image_mean": list(assumed["image_mean"][0]) == list(IMAGENET_MEAN),
         "image_std": list(assumed["image_std"][0]) == list(IMAGENET_STD),

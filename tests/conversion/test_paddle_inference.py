@@ -13,7 +13,7 @@ import torch
 from conftest import GOLDENS, PROGRAMS, relative_difference
 from goldens import filler
 from mutate_paddle_files import run
-from transformers import AutoModelForImageClassification
+from transformers import AutoBackbone, AutoModelForImageClassification
 
 import hgnetv2_hf
 from hgnetv2_hf import ConversionError
@@ -402,6 +402,21 @@ def test_the_printed_way_back_gives_the_same_network(export, tmp_path, name):
         assert "no weight file holds decoder_activation_function" in str(report)
         before["config.json"] = before["config.json"].replace(b'function": "gelu"', b'function": "relu"')
     assert before == after
+
+
+def test_the_printed_way_back_of_a_backbone_is_one_that_converts(tmp_path):
+    """PP-HGNet's base has a dropout, which is for classifiers; stock pads with zeros, and PaddleClas does not."""
+    fields = {"stage_num_blocks": [1] * 4, "out_features": ["stage4"]}
+    for config in (
+        hgnetv2_hf.PPHGNetConfig.from_variant("base", **fields),
+        hgnetv2_hf.HGNetV2Config.from_variant("b0", **fields),
+    ):
+        AutoBackbone.from_config(config).save_pretrained(tmp_path / config.model_type)
+        report = hgnetv2_hf.export_weights(tmp_path / config.model_type, tmp_path / f"{config.model_type}.pdparams")
+        options = {} if report.pool_padding is None else {"pool_padding": report.pool_padding}
+        hgnetv2_hf.convert_checkpoint(report.output, tmp_path / "back", **options, overwrite=True)
+        assert report.dropout is None and options == ({"pool_padding": "zero"} if "v2" in config.model_type else {})
+        assert AutoBackbone.from_pretrained(tmp_path / "back").config.model_type == config.model_type
 
 
 def operation(kind, inputs, output, **attributes):
