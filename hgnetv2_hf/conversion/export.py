@@ -166,11 +166,9 @@ def _options(config, layout, has_head):
         options["pool_padding"] = padding
     if not has_head:
         return options
-    dropout = getattr(config, "dropout_prob", 0.0)
-    if getattr(config, "use_last_conv", False) and dropout != (
-        _paddleclas_dropout(config) if layout == "paddleclas" else 0.0
-    ):
-        options["dropout"] = dropout
+    assumed = _paddleclas_dropout(config) if layout == "paddleclas" else 0.0
+    if getattr(config, "use_last_conv", False) and config.dropout_prob != assumed:
+        options["dropout"] = config.dropout_prob
     if hasattr(config, "decoder_queries"):
         if config.decoder_attention_heads != DEFAULT_HEADS:
             options["num_heads"] = config.decoder_attention_heads
