@@ -416,7 +416,7 @@ def test_the_printed_way_back_of_a_backbone_is_one_that_converts(tmp_path):
         options = {} if report.pool_padding is None else {"pool_padding": report.pool_padding}
         hgnetv2_hf.convert_checkpoint(report.output, tmp_path / "back", **options, overwrite=True)
         assert report.dropout is None and options == ({"pool_padding": "zero"} if "v2" in config.model_type else {})
-        assert AutoBackbone.from_pretrained(str(tmp_path / "back")).config.model_type == config.model_type
+        assert hgnetv2_hf.load_backbone(tmp_path / "back").config.model_type == config.model_type
 
 
 def operation(kind, inputs, output, **attributes):
