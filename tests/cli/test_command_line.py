@@ -349,10 +349,11 @@ def test_the_package_runs_as_a_module():
 
 @pytest.fixture
 def interruptible():
-    """pytest-xdist's workers ignore Ctrl-C; as in a terminal."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """pytest-xdist's workers ignore Ctrl-C, and what `nohup` starts that the terminal goes away; as in a terminal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in zip((signal.SIGINT, signal.SIGHUP), before):
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("name, ending", [("classify", "SIGINT"), ("quickstart", "SIGTERM"), ("quickstart", "SIGHUP")])
