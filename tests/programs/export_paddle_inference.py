@@ -87,7 +87,7 @@ class Exported(paddle.nn.Layer):
 
     def __init__(self, model, end, is_backbone):
         super().__init__()
-        self.stem = model.stem if hasattr(model, "lab") else paddle.nn.Sequential(model.stem, model.pool)
+        self.stem = paddle.nn.Sequential(model.stem, model.pool) if hasattr(model, "pool") else model.stem
         self.stages = model.stages
         self.model = None if is_backbone else model
         self.end = {"softmax": paddle.nn.Softmax(axis=-1), "sigmoid": paddle.nn.Sigmoid()}.get(end)
