@@ -99,7 +99,7 @@ def ends_at_sigterm():
         yield
         return
     signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    handled = [each for each in signals if signal.getsignal(each) != signal.SIG_IGN]  # as nohup lets it
+    handled = [each for each in signals if signal.getsignal(each) not in (signal.SIG_IGN, None)]  # as nohup lets it
     before = {each: signal.signal(each, _end_at) for each in handled}
     try:
         yield

@@ -227,7 +227,8 @@ def _read(source, weights, task):
             head, _ = read_weights(source.keras.head_weights)
             if both := [name for name in head if name in content and not _equal(head[name], content[name])]:
                 raise ConversionError(
-                    f"{source.path} and {source.keras.head_weights} both hold {some(both)}, and differ there."
+                    f"{source.path} and {source.keras.head_weights} both hold {some(both)}, and differ there; take "
+                    "them out of one."
                 )
             content = {**head, **content}
         return source, content, _assumed_place(place, weights), None

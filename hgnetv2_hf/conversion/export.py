@@ -188,7 +188,7 @@ def _pixels(assumed):
 def _lost(config, assumed, unsupported):
     """What neither the file nor an option of a conversion holds, in words."""
     is_decoder = hasattr(config, "decoder_queries")
-    problems = (_MULTI_LABEL,) if is_decoder else (None, "single_label_classification")
+    problems = ("multi_label_classification",) if is_decoder else (None, "single_label_classification")
     usual = {
         "problem_type": config.problem_type in problems,
         "image_size": len(set(assumed.get("image_size", ((),))[0])) < 2,  # not a square
@@ -200,9 +200,6 @@ def _lost(config, assumed, unsupported):
     lost = [name for name, is_usual in usual.items() if not is_usual]
     notes = [f"no weight file holds {', '.join(lost)}; set them in the folder that it converts to"] if lost else []
     return [*notes, unsupported] if unsupported else notes
-
-
-_MULTI_LABEL = "multi_label_classification"
 
 
 def _export_detector(source, folder, output, layout, write):

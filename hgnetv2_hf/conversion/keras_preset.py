@@ -11,9 +11,9 @@ from ..errors import ConversionError
 from ..model.image_processing_hgnetv2 import IMAGENET_MEAN, IMAGENET_STD
 from .keras_weights import write_keras_weights
 from .layouts import LAYOUTS, is_head, rename_back
+from .network import LARGEST_SIDE
 
 
-_LARGEST_SIDE = 4096  # pixels
 BACKBONE_WEIGHTS, HEAD_WEIGHTS = "model.weights.h5", "task.weights.h5"
 _BACKBONE, _CLASSIFIER = "keras_hub>HGNetV2Backbone", "keras_hub>HGNetV2ImageClassifier"
 _REASON = "{} of KerasHub"
@@ -136,7 +136,7 @@ def _preprocessing(folder, converter):
     height, width = converter["image_size"]
     if type(height) is not int or type(width) is not int:
         raise TypeError("an image_size that is no number of pixels")
-    if not 0 < min(height, width) <= max(height, width) <= _LARGEST_SIDE:
+    if not 0 < min(height, width) <= max(height, width) <= LARGEST_SIDE:
         raise ValueError(f"an image_size of {height:.3g}×{width:.3g}")
     if converter["pad_to_aspect_ratio"] or (converter["crop_to_aspect_ratio"] and height != width):
         raise ConversionError(
@@ -281,7 +281,10 @@ def _converter_config(preprocessing):
     mean, std = (preprocessing.get(*pair) for pair in (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_STD)))
     names = {number: name for name, number in _FILTERS.items()}
     if preprocessing.get("resample", 3) not in names:
-        raise ConversionError(f"KerasHub has no filter like Pillow's number {preprocessing['resample']}.")
+        raise ConversionError(
+            f"KerasHub has no filter like Pillow's number {preprocessing['resample']}; set resample in the folder's "
+            f"preprocessor_config.json to one of {', '.join(map(str, names))}."
+        )
     return {
         "image_size": preprocessing.get("image_size", [224, 224]),
         "scale": [1 / (255 * each) for each in std],

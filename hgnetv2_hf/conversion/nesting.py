@@ -91,7 +91,9 @@ def choose_weights(path, content, tensor_type, wanted=None):
             holds = f"but these: {_listed(named)}" if named else "but one set without a name: leave --weights out"
             raise ConversionError(f"{path} holds no weights {wanted[:80]!r}, {holds}.")
         if len(found) > 1 and wanted.lower() not in KINDS:
-            raise ConversionError(f"{path} holds several weights {wanted[:80]!r}: {_listed(found)}; none is taken.")
+            raise ConversionError(
+                f"{path} holds several weights {wanted[:80]!r}: {_listed(found)}; name one of them whole."
+            )
     taken = found[0]
     rest = tuple(each.place for each in (*known, *others) if each is not taken and each.place)
     return taken, Place(taken.place, rest)

@@ -19,6 +19,7 @@ _HEAD_FIELDS = ("num_labels", "use_last_conv", "class_expand", *ml_decoder.SHOWN
 _ASSUMED_HEAD_FIELDS = ("num_labels", "head_pooling", *ml_decoder.ASSUMED_FIELDS)
 _ASSUMED_FIELDS = ("hidden_act", "stem_strides", "stage_downsample_strides")
 _PP_HGNET_ASSUMED_FIELDS = ("hidden_act", "batch_norm_eps")
+LARGEST_SIDE = 4096  # pixels, of the images that a file may ask for
 
 
 class ModelType(NamedTuple):
@@ -159,6 +160,11 @@ def some(names):
     """The first three of some names, and how many more there are."""
     rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + rest
+
+
+def scales_to_one(factor):
+    """Whether 0…255 becomes 0…1, as in every preprocessing that is computed here."""
+    return abs(factor * 255 - 1) <= 1e-6
 
 
 def build_image_processor(assumed):

@@ -24,7 +24,7 @@ from ..errors import ConversionError
 from ..model.variants import DOWNSAMPLE_STRIDE, PP_HGNET_VARIANTS
 from .layouts import is_counter, layouts_of, rename_back
 from .ml_decoder import SIGNATURE as ML_DECODER
-from .network import model_class
+from .network import LARGEST_SIDE, model_class
 from .paddle_detector import MOST_CLONES, PREFIX, detector_layers, name_constants
 from .paddle_graph import before_the_end, check_operations, is_downscaling
 from .paddle_program import Program, is_parameters, named_parameters, read_parameters, read_program
@@ -32,7 +32,6 @@ from .paddle_program import Program, is_parameters, named_parameters, read_param
 
 PROGRAMS = (".json", ".pdmodel")
 PARAMETERS = ".pdiparams"
-LARGEST_SIDE = 4096  # pixels
 SETTINGS = ("inference.yml", "infer_cfg.yml")  # of PaddleX and PaddleClas; of PaddleDetection
 
 

@@ -7,13 +7,12 @@ PaddleDetection ``ppdet/engine/export_utils.py`` (``infer_cfg.yml``) and ``deplo
 
 from ..errors import ConversionError
 from ..files.yaml_file import read_yaml
+from .network import LARGEST_SIDE, scales_to_one
 
 
 _LARGEST = 2**18  # bytes; a thousand classes take 40,000
-_LARGEST_SIDE = 4096  # pixels
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # of PIL
 _WITHOUT_EFFECT = ("ToCHWImage", "KeepKeys")
-_ROUNDING = 1e-6
 
 
 def read_settings(path, is_detector):
@@ -83,7 +82,7 @@ def _pixels(value):
     if not 0 < len(sides) <= 3 or not all(type(side) in (int, float) and side == int(side) for side in sides):
         raise ValueError("a size that is not one")
     sides = [int(side) for side in sides]
-    if not 0 < min(sides) <= max(sides) <= _LARGEST_SIDE:
+    if not 0 < min(sides) <= max(sides) <= LARGEST_SIDE:
         raise ValueError("a size that no image has")
     return sides
 
@@ -122,7 +121,7 @@ def _normalize(path, scale=1 / 255, mean=None, std=None, order="", **_):
     if isinstance(scale, str):  # "1.0/255.0", which Paddle evaluates
         above, _, below = scale.partition("/")
         scale = float(above) / float(below or 1)
-    if abs(scale * 255 - 1) > _ROUNDING or order not in ("", "chw", "hwc", None):
+    if not scales_to_one(scale) or order not in ("", "chw", "hwc", None):
         raise ConversionError(f"{path} scales pixels by {scale!r:.40}; only 1/255 is computed here.")
     declared = {"image_mean": mean, "image_std": std}
     if not all(values is None or isinstance(values, list) for values in declared.values()):

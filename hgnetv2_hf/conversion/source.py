@@ -12,6 +12,7 @@ from ..hub.published import ASSETS, PUBLISHED, Published, find_published, publis
 from ..model.remote_code import NETWORK_TYPES
 from . import ml_decoder
 from .keras_preset import BACKBONE_WEIGHTS, HEAD_WEIGHTS, KerasPreset, is_preset, read_preset
+from .network import scales_to_one
 from .paddle_inference import PARAMETERS, InferenceFiles, find_inference_files, is_archive, unpack
 from .timm_folder import TimmModel, read_timm_config
 
@@ -138,7 +139,7 @@ def _unsupported(folder, processor):
     crops = _crops(processor)
     reason = next((f"{name} is false" for name in _STEPS if processor.get(name) is False), None)
     factor = processor.get("rescale_factor", 1 / 255)
-    if not isinstance(factor, (int, float)) or abs(factor * 255 - 1) > _ROUNDING:
+    if not isinstance(factor, (int, float)) or not scales_to_one(factor):
         reason = f"rescale_factor is {factor!r:.40}"
     elif processor and not isinstance(size, dict):
         reason = f"size is {size!r:.40}"
@@ -148,7 +149,7 @@ def _unsupported(folder, processor):
         reason = "the crop is no square"
     if reason is None:
         return None
-    return f"{folder}/preprocessor_config.json prepares images in a way that is lost here: {reason}."
+    return f"{folder}/preprocessor_config.json prepares images in a way that is lost here: {reason}; change it."
 
 
 def _crops(processor):
@@ -158,7 +159,6 @@ def _crops(processor):
 
 
 _STEPS = ("do_resize", "do_rescale", "do_normalize")
-_ROUNDING = 1e-6
 
 
 def _declared_by_transformers(folder, config, processor):

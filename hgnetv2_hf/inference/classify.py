@@ -230,7 +230,8 @@ def _load(folder, dtype, compile, batch_size, device=None):
     means, channels = getattr(processor, "image_mean", None), getattr(config, "num_channels", None)
     if isinstance(means, (list, tuple)) and channels not in (None, len(means)):
         raise InferenceError(
-            f"{folder} takes images of {counted(channels, 'channel')}, and its processor prepares {len(means)}."
+            f"{folder} takes images of {counted(channels, 'channel')}, and its processor prepares {len(means)}; "
+            "correct image_mean and image_std in preprocessor_config.json."
         )
 
     def logits(pixel_values):

@@ -261,6 +261,16 @@ def test_preprocessing_that_would_be_lost_is_refused(converted, tmp_path, field,
     assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == ["folder"]
 
 
+def test_a_full_disk_is_one_sentence(converted, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise RuntimeError("Unable to synchronously write (No space left on device)")  # h5py's
+
+    monkeypatch.setattr("hgnetv2_hf.conversion.keras_preset.write_keras_weights", full)
+    with pytest.raises(ConversionError, match="Cannot write .*No space left"):
+        export_weights(converted, tmp_path / "preset", layout="keras")
+    assert not (tmp_path / "preset").exists()
+
+
 def test_one_mean_for_all_channels_is_written_for_each(converted, tmp_path):
     folder = shutil.copytree(converted, tmp_path / "folder")
     for field in ("image_mean", "image_std"):

@@ -121,7 +121,7 @@ def test_the_report_and_the_card_name_what_was_taken_and_what_was_left(tensors, 
         (
             lambda made: {"a": {"net": made(1)}, "b": {"net": made(2)}},
             "net",
-            "several weights 'net': a.net, b.net; none",
+            "several weights 'net': a.net, b.net; name",
         ),
         (FILES["ema and model"][0], "", "holds no weights '', but these: ema.module, model."),
     ],

@@ -404,6 +404,13 @@ def test_the_printed_way_back_gives_the_same_network(export, tmp_path, name):
     assert before == after
 
 
+def test_an_epsilon_that_no_other_program_has_is_noted(tmp_path):
+    config = hgnetv2_hf.PPHGNetConfig.from_variant("tiny", batch_norm_eps=1e-3, stage_num_blocks=[1] * 4)
+    AutoBackbone.from_config(config).save_pretrained(tmp_path / "folder")
+    report = hgnetv2_hf.export_weights(tmp_path / "folder", tmp_path / "x.pdparams")
+    assert any("an epsilon of 1e-5, this folder's 0.001" in note for note in report.notes)
+
+
 def test_the_printed_way_back_of_a_backbone_is_one_that_converts(tmp_path):
     """PP-HGNet's base has a dropout, which is for classifiers; stock pads with zeros, and PaddleClas does not."""
     fields = {"stage_num_blocks": [1] * 4, "out_features": ["stage4"]}
@@ -415,7 +422,8 @@ def test_the_printed_way_back_of_a_backbone_is_one_that_converts(tmp_path):
         report = hgnetv2_hf.export_weights(tmp_path / config.model_type, tmp_path / f"{config.model_type}.pdparams")
         options = {} if report.pool_padding is None else {"pool_padding": report.pool_padding}
         hgnetv2_hf.convert_checkpoint(report.output, tmp_path / "back", **options, overwrite=True)
-        assert report.dropout is None and options == ({"pool_padding": "zero"} if "v2" in config.model_type else {})
+        assert report.dropout is None and not any("epsilon" in note for note in report.notes)
+        assert options == ({"pool_padding": "zero"} if "v2" in config.model_type else {})
         assert hgnetv2_hf.load_backbone(tmp_path / "back").config.model_type == config.model_type
 
 
